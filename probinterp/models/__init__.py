@@ -1,0 +1,5 @@
+"""Models: one paper section per file."""
+
+from probinterp.models.base import Batch, ProbabilisticModel
+
+__all__ = ["Batch", "ProbabilisticModel"]

@@ -1,0 +1,59 @@
+"""What a model sees and what it must provide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from probinterp.configuration import Configured
+
+OBS_PLATE = "obs"
+OBS_SITE = "x"
+
+
+class Batch(NamedTuple):
+    """What a model sees of the data; ``x`` is always the observed target.
+
+    Parameters
+    ----------
+    x
+        Observed features, shape (B, G).
+    study
+        Index of the study of each observation, shape (B,), or None.
+    size_factor
+        Relative library size of each observation, shape (B,), positive, or None.
+    """
+
+    x: Tensor
+    study: Tensor | None = None
+    size_factor: Tensor | None = None
+
+
+class ProbabilisticModel(Configured, nn.Module, ABC):
+    """A generative program and its guide on one plain ``nn.Module``.
+
+    Local latent sites stand inside ``pyro.plate("obs")``, global ones outside, and the observed
+    site is called ``"x"``; the guide has exactly the latent sites of the model. Every parameter,
+    variational ones too, is an ``nn.Parameter``; constants are buffers. Nothing else is needed
+    for :func:`probinterp.fit`, :func:`probinterp.posterior` and
+    :func:`probinterp.predictive_draws`.
+    """
+
+    @abstractmethod
+    def model(self, batch: Batch, n_total: int | None = None) -> None:
+        """Generative program p(x, z, W); ``n_total`` is the size of the whole data set."""
+
+    @abstractmethod
+    def guide(self, batch: Batch, n_total: int | None = None) -> None:
+        """Variational program q(z, W | x) with the latent sites of :meth:`model`."""
+
+    def initialize(self, batch: Batch, n_total: int) -> None:  # noqa: B027
+        """Set data-driven starting values in place; called once before the first step."""
+
+    def before_step(self, progress: float) -> None:  # noqa: B027
+        """Set annealed quantities; ``progress`` runs from 0 to 1 over the planned steps."""
+
+    def after_step(self) -> None:  # noqa: B027
+        """Closed-form or proximal updates that follow a gradient step."""
