@@ -1,1 +1,42 @@
-"""inference."""
+"""Inference: fit a model, read its posterior, draw from its predictive, save it."""
+
+from probinterp.inference.checkpoint import load, read_config, save
+from probinterp.inference.data import ArrayData, Data
+from probinterp.inference.early_stopping import EarlyStopping
+from probinterp.inference.elbo import MeanFieldELBO, full_objective
+from probinterp.inference.finite import NonFiniteError
+from probinterp.inference.history import EpochRecord, FitHistory
+from probinterp.inference.posterior import Factors, factors, posterior
+from probinterp.inference.predictive import (
+    PredictiveDraws,
+    log_predictive_density,
+    predictive_draws,
+)
+from probinterp.inference.restarts import Restarts, fit_restarts
+from probinterp.inference.svi import cosine, fit
+from probinterp.inference.training_state import Checkpoint
+
+__all__ = [
+    "ArrayData",
+    "Checkpoint",
+    "Data",
+    "EarlyStopping",
+    "EpochRecord",
+    "Factors",
+    "FitHistory",
+    "MeanFieldELBO",
+    "NonFiniteError",
+    "PredictiveDraws",
+    "Restarts",
+    "cosine",
+    "factors",
+    "fit",
+    "fit_restarts",
+    "full_objective",
+    "load",
+    "log_predictive_density",
+    "posterior",
+    "predictive_draws",
+    "read_config",
+    "save",
+]

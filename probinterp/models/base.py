@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import pyro
 from torch import Tensor, nn
 
 from probinterp.configuration import Configured
@@ -52,8 +53,26 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
     def initialize(self, batch: Batch, n_total: int) -> None:  # noqa: B027
         """Set data-driven starting values in place; called once before the first step."""
 
-    def before_step(self, progress: float) -> None:  # noqa: B027
-        """Set annealed quantities; ``progress`` runs from 0 to 1 over the planned steps."""
+    def anneal(self, progress: float) -> None:  # noqa: B027
+        """Set annealed quantities; ``progress`` runs from 0 to 1 over the planned steps.
 
-    def after_step(self) -> None:  # noqa: B027
-        """Closed-form or proximal updates that follow a gradient step."""
+        Called before every step, and with 1 before an evaluation, so it must be reversible.
+        """
+
+    def after_step(self, progress: float) -> None:  # noqa: B027
+        """Closed-form, proximal or other irreversible updates that follow a gradient step."""
+
+
+def observations(batch: Batch, n_total: int | None) -> pyro.plate:
+    """Plate ``"obs"`` over a batch that stands for ``n_total`` observations.
+
+    The minibatch is given, so Pyro draws no index of its own.
+    """
+    return pyro.plate(OBS_PLATE, n_total or len(batch.x), subsample=batch.x)
+
+
+def require_positive(**sizes: int) -> None:
+    """Raise ``ValueError`` unless every size is a positive integer."""
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}.")

@@ -1,0 +1,140 @@
+"""Data that minibatches can be cut from: anything with ``len`` and ``batch(index)``."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from probinterp.models.base import Batch
+
+
+@runtime_checkable
+class Data(Protocol):
+    """What :func:`probinterp.fit` needs of a data set.
+
+    An optional attribute ``block_size`` says how many neighbouring observations are cheapest to
+    read together; minibatches are then made of shuffled blocks.
+    """
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor | None = None) -> Batch:
+        """Observations ``index`` (int64, on the CPU), or all of them."""
+
+
+class ArrayData:
+    """Observations in memory, dense or sparse by rows.
+
+    Parameters
+    ----------
+    x
+        Observations, (N, G): a dense tensor or a ``torch.sparse_csr`` tensor. Sparse rows stay
+        sparse in :meth:`batch`; they become dense on the device that the model is on.
+    size_factor
+        Relative library size of each observation, (N,), or None.
+    study
+        Index of the study of each observation, (N,), or None.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` is not a matrix or the lengths differ.
+    """
+
+    def __init__(
+        self, x: Tensor, size_factor: Tensor | None = None, study: Tensor | None = None
+    ) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}.")
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (N, G), got {tuple(x.shape)}.")
+        for name, value in {"size_factor": size_factor, "study": study}.items():
+            if value is not None and value.shape != x.shape[:1]:
+                raise ValueError(
+                    f"{name} must have shape ({len(x)},), got {tuple(value.shape)}: "
+                    "one value per observation."
+                )
+        self.x, self.size_factor, self.study = x, size_factor, study
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def batch(self, index: Tensor | None = None) -> Batch:
+        """Observations ``index`` (B,), or all of them, as a :class:`Batch`."""
+        if index is None:
+            return Batch(self.x, self.study, self.size_factor)
+        return Batch(
+            select_rows(self.x, index),
+            None if self.study is None else self.study[index],
+            None if self.size_factor is None else self.size_factor[index],
+        )
+
+    def subset(self, index: Tensor) -> ArrayData:
+        """Keep the observations ``index``, in that order."""
+        batch = self.batch(index)
+        return ArrayData(batch.x, size_factor=batch.size_factor, study=batch.study)
+
+
+def select_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index`` of a dense or ``sparse_csr`` matrix, in the layout of ``x``."""
+    if x.layout != torch.sparse_csr:
+        return x[index]
+    start, stop = x.crow_indices()[index], x.crow_indices()[index + 1]
+    length = stop - start
+    crow = torch.cat([length.new_zeros(1), length.cumsum(0)])
+    # position in the source = position in the result + offset of the row it belongs to
+    source = torch.arange(int(crow[-1])) + torch.repeat_interleave(start - crow[:-1], length)
+    return torch.sparse_csr_tensor(
+        crow,
+        x.col_indices()[source],
+        x.values()[source],
+        size=(len(index), x.shape[1]),
+        check_invariants=False,
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to ``device``; a sparse ``x`` becomes dense there."""
+    pinned = device.type == "cuda"
+
+    def move(value: Tensor | None) -> Tensor | None:
+        if value is None or value.device == device:
+            return value
+        value = value.pin_memory() if pinned and value.layout == torch.strided else value
+        return value.to(device, non_blocking=pinned)
+
+    x = move(batch.x)
+    assert x is not None
+    dense = x if x.layout == torch.strided else x.to_dense()
+    return Batch(dense, move(batch.study), move(batch.size_factor))
+
+
+def as_batch(data: Data | Batch, device: torch.device | None = None) -> Batch:
+    """Whole of ``data`` as one dense batch on ``device`` (default: the CPU)."""
+    batch = data if isinstance(data, Batch) else data.batch()
+    return to_device(batch, torch.device("cpu") if device is None else device)
+
+
+def minibatch_order(
+    n: int, batch_size: int, *, seed: int, epoch: int, block_size: int = 1
+) -> list[Tensor]:
+    """Indices of one epoch's minibatches; every observation stands in exactly one of them.
+
+    The order depends on ``seed`` and ``epoch`` alone. With ``block_size > 1`` blocks of
+    neighbouring observations are shuffled, then the observations within groups of 16 blocks, so
+    that files are read in long runs. A last minibatch of one observation joins the one before.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    if block_size == 1:
+        order = torch.randperm(n, generator=generator)
+    else:
+        blocks = torch.arange(n).split(block_size)
+        chosen = [blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()]
+        buffers = [torch.cat(chosen[i : i + 16]) for i in range(0, len(chosen), 16)]
+        order = torch.cat([b[torch.randperm(len(b), generator=generator)] for b in buffers])
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -1,0 +1,137 @@
+"""What a fitted model found: posteriors and factors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from probinterp.inference.data import ArrayData, Data, to_device
+from probinterp.inference.sites import sites_of
+from probinterp.models.base import Batch, ProbabilisticModel
+
+ACTIVE_LOADING = 1e-2
+
+
+class Factors(NamedTuple):
+    """Factors of a data set, columns ordered by the number of features they reach.
+
+    Attributes
+    ----------
+    scores
+        Posterior means of the factors, (N, K').
+    scales
+        Posterior standard deviations of the factors, (N, K').
+    loadings
+        Loadings or mask W, (G, K'), the largest one of each column positive; None where the model
+        has no site ``"W"`` or parameter ``loadings``.
+    inclusion
+        Probability that a loading comes from the slab, (G, K'), or None.
+    columns
+        Index of each factor in the model, (K',); empty columns are dropped.
+    """
+
+    scores: Tensor
+    scales: Tensor
+    loadings: Tensor | None
+    inclusion: Tensor | None
+    columns: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """``factor_1`` and so on, in the order of the columns."""
+        return [f"factor_{i + 1}" for i in range(len(self.columns))]
+
+    @property
+    def support(self) -> Tensor | None:
+        """Which features a factor reaches, (G, K') boolean: active and more likely slab."""
+        if self.loadings is None:
+            return None
+        active = self.loadings.abs() > ACTIVE_LOADING
+        return active if self.inclusion is None else active & (self.inclusion > 0.5)
+
+
+@torch.no_grad()
+def posterior(model: ProbabilisticModel, batch: Batch) -> dict[str, TorchDistribution]:
+    """Variational posterior of every latent site, read from the guide's trace.
+
+    Parameters
+    ----------
+    model
+        Fitted model.
+    batch
+        Observations to condition on, on any device; sparse rows are accepted.
+
+    Returns
+    -------
+    dict
+        Distribution per site name, for example ``posterior(model, batch)["z"].mean`` (N, K).
+    """
+    batch = to_device(batch, next(model.parameters()).device)
+    with torch.random.fork_rng():
+        return {name: site.distribution for name, site in sites_of(model.guide, batch).items()}
+
+
+@torch.no_grad()
+def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 4096) -> Factors:
+    """Scores, loadings and inclusion probabilities, ready to be read.
+
+    Columns without an active feature are dropped, the others ordered by how many features they
+    reach, and signs chosen so that the largest loading of each column is positive; flipping the
+    sign of a factor and its column changes no prediction.
+
+    Parameters
+    ----------
+    model
+        Fitted model with a local site ``"z"``.
+    data
+        Observations whose factors are wanted.
+    batch_size
+        Observations at a time.
+
+    Returns
+    -------
+    Factors
+        On the CPU.
+    """
+    source = ArrayData(data.x, data.size_factor, data.study) if isinstance(data, Batch) else data
+    parts = []
+    for index in torch.arange(len(source)).split(batch_size):
+        z = posterior(model, source.batch(index))["z"]
+        parts.append((z.mean.cpu(), z.variance.sqrt().cpu()))
+    scores, scales = (torch.cat(values) for values in zip(*parts, strict=True))
+    loadings, inclusion = _loadings(model), _inclusion(model)
+    if loadings is None:
+        return Factors(scores, scales, None, None, torch.arange(scores.shape[1]))
+    found = Factors(scores, scales, loadings, inclusion, torch.arange(scores.shape[1]))
+    return _ordered(found)
+
+
+def _loadings(model: ProbabilisticModel) -> Tensor | None:
+    loadings = getattr(model, "loadings", None)
+    return loadings.detach().cpu() if isinstance(loadings, Tensor) else None
+
+
+def _inclusion(model: ProbabilisticModel) -> Tensor | None:
+    inclusion = getattr(model, "inclusion_probability", None)
+    return inclusion.detach().cpu() if isinstance(inclusion, Tensor) else None
+
+
+def _ordered(found: Factors) -> Factors:
+    support, loadings = found.support, found.loadings
+    assert support is not None
+    assert loadings is not None
+    size = support.sum(0)
+    order = torch.argsort(size, descending=True, stable=True)
+    kept = order[size[order] > 0]
+    largest = loadings.abs().argmax(0)
+    sign = torch.where(loadings.gather(0, largest.unsqueeze(0)).squeeze(0) < 0, -1.0, 1.0)[kept]
+    return Factors(
+        found.scores[:, kept] * sign,
+        found.scales[:, kept],
+        loadings[:, kept] * sign,
+        None if found.inclusion is None else found.inclusion[:, kept],
+        kept,
+    )

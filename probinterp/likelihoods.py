@@ -1,0 +1,282 @@
+"""Likelihoods of the observed features given the decoder's output eta."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor, nn
+
+from probinterp.configuration import Configured
+from probinterp.counts import MultinomialCounts, NegativeBinomial
+
+LARGEST_LOG_MEAN = 15.0  # exp(15) = 3.3e6 counts; keeps early steps of training finite
+INITIAL_SCALE = 0.3  # of a standard deviation; 1 makes posteriors collapse
+SMALLEST_SCALE = 1e-3  # for features that do not vary
+
+
+class ObservedBatch(Protocol):
+    """What a likelihood asks of a batch."""
+
+    @property
+    def x(self) -> Tensor:
+        """Observed features, shape (B, G)."""
+
+    @property
+    def size_factor(self) -> Tensor | None:
+        """Relative library size, shape (B,), or None."""
+
+
+Features = slice | Tensor
+ALL_FEATURES = slice(None)
+
+
+class Likelihood(Configured, nn.Module, ABC):
+    """Conditional distribution of the features given eta, with its own parameters.
+
+    ``separable`` tells that the log density is a sum over features, so that a decoder may
+    evaluate it for one block of features at a time; ``support`` is where observations may lie.
+    """
+
+    separable: bool
+    support: constraints.Constraint
+
+    @abstractmethod
+    def forward(
+        self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
+    ) -> TorchDistribution:
+        """Distribution of the features.
+
+        Parameters
+        ----------
+        eta
+            Output of the decoder for the chosen features, shape (..., B, G').
+        batch
+            The batch, with all features; its covariates are used, and ``x`` only for totals.
+        features
+            Slice or index (G',) of the features that ``eta`` stands for; default: all.
+
+        Returns
+        -------
+        TorchDistribution
+            With batch shape (..., B) and event shape (G',).
+        """
+
+    @abstractmethod
+    def initialize(self, batch: ObservedBatch) -> None:
+        """Set starting values of the parameters from data, in place."""
+
+    @abstractmethod
+    def encoder_input(self, batch: ObservedBatch) -> Tensor:
+        """What an encoder should see of the batch, shape (B, G)."""
+
+    def log_prior(self) -> Tensor | None:
+        """Log prior density of the likelihood's own parameters, a scalar; None where flat."""
+        return None
+
+
+class GaussianLikelihood(Likelihood):
+    r"""Normal features with one scale each, :math:`x_{ij} \sim N(\eta_{ij}, \sigma_j^2)`.
+
+    The encoder sees standardised features.
+
+    Parameters
+    ----------
+    n_features
+        Number of features, G.
+    degrees
+        Degrees of freedom nu of an inverse gamma prior on the variances,
+        :math:`\sigma_j^2 \sim \mathrm{IG}(\nu/2, \nu\xi/2)`, with xi set from the data so that
+        :math:`P(\sigma_j < \hat s) = 0.9` for the 5 % quantile s of the features' standard
+        deviations; None for a flat prior.
+    """
+
+    separable = True
+    support = constraints.real_vector
+
+    def __init__(self, n_features: int, *, degrees: float | None = None) -> None:
+        super().__init__()
+        if degrees is not None and degrees <= 0:
+            raise ValueError(f"degrees must be positive or None, got {degrees}.")
+        self.degrees = degrees
+        self.prior_variance: Tensor
+        self.register_buffer("prior_variance", torch.tensor(1.0))
+        self.log_scale = nn.Parameter(torch.zeros(n_features))
+        self.center: Tensor
+        self.spread: Tensor
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("spread", torch.ones(n_features))
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of each feature, shape (G,)."""
+        return self.log_scale.exp()
+
+    def forward(
+        self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
+    ) -> TorchDistribution:
+        """Normal distribution around eta."""
+        return dist.Normal(eta, self.log_scale[features].exp()).to_event(1)
+
+    @torch.no_grad()
+    def initialize(self, batch: ObservedBatch) -> None:
+        """Start at 0.3 standard deviations, which avoids posterior collapse."""
+        spread, center = torch.std_mean(batch.x, dim=0, correction=0)
+        self.center.copy_(center)
+        self.spread.copy_(torch.where(spread > SMALLEST_SCALE, spread, 1.0))
+        self.log_scale.copy_((INITIAL_SCALE * spread).clamp_min(SMALLEST_SCALE).log())
+        if self.degrees is not None:
+            typical = spread.quantile(0.05).clamp_min(SMALLEST_SCALE)
+            self.prior_variance.copy_(typical.square() * chi2_quantile(0.1, self.degrees))
+            self.prior_variance.div_(self.degrees)
+
+    def log_prior(self) -> Tensor | None:
+        """Inverse gamma log density of the variances, up to a constant."""
+        if self.degrees is None:
+            return None
+        excess = self.prior_variance * (-2 * self.log_scale).exp()
+        return -((self.degrees + 2) * self.log_scale + self.degrees / 2 * excess).sum()
+
+    def encoder_input(self, batch: ObservedBatch) -> Tensor:
+        """Features standardised by the means and deviations seen at initialisation."""
+        return (batch.x - self.center) / self.spread
+
+
+class NegativeBinomialLikelihood(Likelihood):
+    r"""Negative binomial counts with a library size offset.
+
+    .. math:: x_{ij} \sim \mathrm{NB}(\mu_{ij}, r_j), \quad
+        \mu_{ij} = s_i \exp(\ell_j + \eta_{ij}), \quad \mathrm{Var} = \mu + \mu^2 / r
+
+    The encoder sees :math:`\log(1 + x_{ij} / s_i)`. The log mean is bounded above by 15.
+
+    Parameters
+    ----------
+    n_features
+        Number of features, G.
+    """
+
+    separable = True
+    support = NegativeBinomial.support
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.intercept = nn.Parameter(torch.zeros(n_features))
+        self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_features))
+
+    @property
+    def inverse_dispersion(self) -> Tensor:
+        """Inverse dispersion r of each feature, shape (G,)."""
+        return self.log_inverse_dispersion.exp()
+
+    def forward(
+        self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
+    ) -> TorchDistribution:
+        """Negative binomial distribution with mean ``size_factor * exp(intercept + eta)``."""
+        offset = _size_factor(batch).log().unsqueeze(-1)
+        log_mean = (eta + self.intercept[features] + offset).clamp(max=LARGEST_LOG_MEAN)
+        return NegativeBinomial(log_mean, self.log_inverse_dispersion[features].exp())
+
+    @torch.no_grad()
+    def initialize(self, batch: ObservedBatch) -> None:
+        """Start at the log mean of x / s and at the moment estimate of r."""
+        variance, mean = torch.var_mean(self._normalized(batch), dim=0, correction=0)
+        excess = (variance - mean).clamp_min(torch.finfo(mean.dtype).tiny)
+        self.intercept.copy_(mean.clamp_min(1e-4).log())
+        self.log_inverse_dispersion.copy_((mean.square() / excess).clamp(0.1, 100.0).log())
+
+    def encoder_input(self, batch: ObservedBatch) -> Tensor:
+        """Return log(1 + x / s)."""
+        return self._normalized(batch).log1p()
+
+    @staticmethod
+    def _normalized(batch: ObservedBatch) -> Tensor:
+        return batch.x / _size_factor(batch).unsqueeze(-1)
+
+
+class BernoulliLikelihood(Likelihood):
+    r"""Binary features, :math:`x_{ij} \sim \mathrm{Bernoulli}(\mathrm{sigmoid}(\eta_{ij}))`.
+
+    Parameters
+    ----------
+    n_features
+        Number of features, G; the likelihood has no parameter of its own.
+    """
+
+    separable = True
+    support = constraints.independent(constraints.boolean, 1)
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.n_features = n_features
+
+    def forward(
+        self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
+    ) -> TorchDistribution:
+        """Bernoulli distribution with logits eta."""
+        return dist.Bernoulli(logits=eta).to_event(1)
+
+    def initialize(self, batch: ObservedBatch) -> None:
+        """Do nothing: there is no parameter."""
+
+    def encoder_input(self, batch: ObservedBatch) -> Tensor:
+        """Return the features themselves."""
+        return batch.x
+
+
+class MultinomialLikelihood(Likelihood):
+    r"""Multinomial counts, :math:`x_i \sim \mathrm{Mult}(n_i, \mathrm{softmax}(\eta_i))`.
+
+    The total n of a row is its sum; the encoder sees the row-normalised counts.
+
+    Parameters
+    ----------
+    n_features
+        Number of features, G; the likelihood has no parameter of its own.
+    """
+
+    separable = False
+    support = MultinomialCounts.support
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.n_features = n_features
+
+    def forward(
+        self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
+    ) -> TorchDistribution:
+        """Multinomial distribution with the softmax over all features of eta."""
+        if eta.shape[-1] != self.n_features:
+            raise ValueError(
+                f"the softmax needs all {self.n_features} features, got eta for {eta.shape[-1]}."
+            )
+        return MultinomialCounts(eta, batch.x.sum(-1))
+
+    def initialize(self, batch: ObservedBatch) -> None:
+        """Do nothing: there is no parameter."""
+
+    def encoder_input(self, batch: ObservedBatch) -> Tensor:
+        """Return the share of each feature in its row; an empty row stays zero."""
+        return batch.x / batch.x.sum(-1, keepdim=True).clamp_min(1.0)
+
+
+def chi2_quantile(probability: float, degrees: float) -> float:
+    """Quantile of the chi-square distribution, by bisection of the incomplete gamma function."""
+    shape = torch.tensor(degrees / 2, dtype=torch.float64)
+    low, high = 0.0, degrees + 40.0 * (1 + degrees**0.5)
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = torch.special.gammainc(shape, torch.tensor(middle / 2, dtype=torch.float64))
+        low, high = (middle, high) if below < probability else (low, middle)
+    return middle
+
+
+def _size_factor(batch: ObservedBatch) -> Tensor:
+    if batch.size_factor is None:
+        raise ValueError(
+            "the negative binomial likelihood needs batch.size_factor, shape (B,), got None."
+        )
+    return batch.size_factor
