@@ -51,7 +51,7 @@ class PopPCResult:
         How the replicate's local latents were drawn: ``"prior"``, ``"posterior"``, or None
         where the draws do not say.
     regime
-        Regime number of a realised check, else None.
+        Regime number of a realised held-out check, else None.
     calibrated
         False where something known makes the p-value non-uniform under a correct model.
     notes
@@ -178,7 +178,8 @@ class PopPCResult:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, got {alpha}.")
         resolution = 2 / (self.n_draws + 1)
-        if self.kind == "realised" and (self.regime is None or self.regime > REGIME_REFUSAL):
+        realised = self.kind == "realised" and self.check == "pop-pc"
+        if realised and (self.regime is None or self.regime > REGIME_REFUSAL):
             number = "is unknown" if self.regime is None else f"{self.regime:.3g} is above 1"
             return (
                 f"No verdict on {self.discrepancy}: the regime number {number}, so that this "
@@ -228,7 +229,7 @@ class PopPCResult:
         -------
         dict
             The settings, p-values, effect size, Monte-Carlo error and verdict; without the
-            pointwise values.
+            pointwise values. Infinite numbers and NaN, which JSON lacks, are None.
         """
         settings = (
             "check discrepancy kind n_draws n_new n_features n_obs seed reference local regime "
@@ -237,11 +238,16 @@ class PopPCResult:
         values = "p_value p_randomised p_rank p_two_sided p_adjusted mc_error z".split()
         return (
             {name: getattr(self, name) for name in settings}
-            | {name: getattr(self, name).tolist() for name in values}
+            | {name: _plain(getattr(self, name)) for name in values}
             | {
-                "heldout": self.heldout.double().mean(0).tolist(),
-                "replicated": self.replicated.double().mean(0).tolist(),
+                "heldout": _plain(self.heldout.double().mean(0)),
+                "replicated": _plain(self.replicated.double().mean(0)),
                 "notes": list(self.notes),
                 "verdict": self.verdict(alpha),
             }
         )
+
+
+def _plain(values: Tensor) -> Any:
+    numbers = [v if math.isfinite(v) else None for v in values.flatten().tolist()]
+    return numbers if values.ndim else numbers[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -86,13 +87,15 @@ def select_rows(x: Tensor, index: Tensor) -> Tensor:
     crow = torch.cat([length.new_zeros(1), length.cumsum(0)])
     # position in the source = position in the result + offset of the row it belongs to
     source = torch.arange(int(crow[-1])) + torch.repeat_interleave(start - crow[:-1], length)
-    return torch.sparse_csr_tensor(
-        crow,
-        x.col_indices()[source],
-        x.values()[source],
-        size=(len(index), x.shape[1]),
-        check_invariants=False,
-    )
+    columns, values = x.col_indices()[source], x.values()[source]
+    return csr_tensor(crow, columns, values, (len(index), x.shape[1]))
+
+
+def csr_tensor(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Sparse matrix by rows, without torch's one-time notice that the layout is in beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

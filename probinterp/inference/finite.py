@@ -48,11 +48,11 @@ class FiniteGuard:
 @torch.no_grad()
 def describe_non_finite(model: ProbabilisticModel, batch: Batch) -> str:
     """Say which parameter or site of the model is not finite on ``batch``."""
+    if not torch.isfinite(batch.x).all():
+        return "the observations hold NaN or infinite values"
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             return f"parameter {name!r} is not finite"
-    if not torch.isfinite(batch.x).all():
-        return "the observations hold NaN or infinite values"
     sites, proposed = paired_sites(model.model, model.guide, batch)
     for origin, found in (("guide", proposed), ("model", sites)):
         for name, site in found.items():

@@ -57,7 +57,7 @@ class ModelDraw:
             if self.local == "posterior":
                 inferred = _sites(self.model, self.batch, local=True)
                 values |= {name: site.value for name, site in inferred.items()}
-            program = poutine.uncondition(poutine.condition(self.model.model, data=values))
+            program = poutine.condition(poutine.uncondition(self.model.model), data=values)
             return sites_of(program, self.batch)[OBS_SITE].value
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ class FactorAnalysis(ProbabilisticModel):
     r"""Linear factor analysis with a Gaussian guide that can be exact.
 
     .. math:: z_i \sim N(0, I_K), \quad x_i \mid z_i \sim N(b + W z_i, \mathrm{diag}(\sigma^2)),
-              \quad q(z \mid x) = N(V (x - b), L L^\top)
+              \quad q(z \mid x) = N(V D^{-1} (x - b), L L^\top)
 
     The guide contains the true posterior, so the ELBO can reach the marginal likelihood; both
     are available in closed form as oracles for inference and criticism.
@@ -61,7 +61,8 @@ class FactorAnalysis(ProbabilisticModel):
 
     def guide(self, batch: Batch, n_total: int | None = None) -> None:
         """Posterior of ``z``: linear in x with one covariance for all observations."""
-        loc = (batch.x - self.intercept) @ self.encoder.mT
+        residual = (batch.x - self.intercept) / self.likelihood.spread
+        loc = residual @ self.encoder.mT
         lower = self.raw_scale.tril(-1) + torch.diag(self.raw_scale.diagonal().abs() + 1e-6)
         with observations(batch, n_total):
             pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=lower))
@@ -82,7 +83,7 @@ class FactorAnalysis(ProbabilisticModel):
         self.intercept.copy_(batch.x.mean(0))
         self.likelihood.log_scale.copy_((spread * (1 - communality).sqrt()).log())
         covariance, gain = self._posterior_terms()
-        self.encoder.copy_(gain)
+        self.encoder.copy_(gain * spread)
         self.raw_scale.copy_(torch.linalg.cholesky(covariance))
 
     def exact_posterior(self, x: Tensor) -> dist.MultivariateNormal:

@@ -46,9 +46,7 @@ def as_array(name: str, values: Any, n_dims: int, *, finite: bool = False) -> ND
     return array
 
 
-def as_names(
-    what: str, names: Sequence[str] | None, length: int, *, prefix: str = ""
-) -> list[str]:
+def as_names(what: str, names: Sequence[str] | None, length: int, *, prefix: str = "") -> list[str]:
     """Names as strings, or ``prefix`` with the numbers 1 to ``length`` when there are none.
 
     Raises

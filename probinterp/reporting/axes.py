@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.collections import QuadMesh
     from matplotlib.text import Annotation
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness.
@@ -46,12 +47,47 @@ def tidy(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def height_in_inches(ax: Axes) -> float:
-    """Height of the axes before the layout makes room for labels."""
-    return float(ax.get_window_extent().height / ax.figure.dpi)
+def size_in_inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes before the layout makes room for labels."""
+    box = ax.get_window_extent()
+    dpi = ax.get_figure(root=True).dpi  # type: ignore[union-attr]
+    return float(box.width / dpi), float(box.height / dpi)
 
 
-def shorten(text: str, length: int = 32) -> str:
+def name_columns(ax: Axes, names: Sequence[str]) -> None:
+    """Name the columns 0.5, 1.5, ... of a heat map, upright if too long, thinned if too many."""
+    room = size_in_inches(ax)[0] / len(names)
+    texts = [shorten(name) for name in names]
+    upright = max(map(len, texts)) * 0.65 * SMALL_FONT / 72 > room
+    step = int(np.ceil(LINE_INCHES / room)) if upright else 1
+    ax.set_xticks(np.arange(len(texts))[::step] + 0.5, texts[::step], fontsize=SMALL_FONT)
+    ax.tick_params(axis="x", length=2, rotation=90 if upright else 0)
+
+
+def name_rows(ax: Axes, names: Sequence[str], importance: NDArray[np.intp]) -> None:
+    """Name the rows 0.5, 1.5, ... of a heat map; where room is short, the important ones first.
+
+    ``importance`` has one number per row, 0 for the most important ones.
+    """
+    step = len(names) * LINE_INCHES / size_in_inches(ax)[1]
+    rows: list[int] = []
+    for row in np.argsort(importance, kind="stable"):
+        if step <= 1 or all(abs(row - other) >= step for other in rows):
+            rows.append(int(row))
+    ax.set_yticks(np.array(rows) + 0.5, [shorten(names[i]) for i in rows], fontsize=SMALL_FONT)
+    ax.tick_params(axis="y", length=2)
+
+
+def color_bar(ax: Axes, mesh: QuadMesh, label: str) -> None:
+    """Colour bar beside ``ax`` that stays about three inches high on tall axes."""
+    width, height = size_in_inches(ax)
+    shrink = min(1.0, max(3.0, 0.3 * width) / height)
+    bar = ax.get_figure().colorbar(mesh, ax=ax, shrink=shrink, aspect=18, pad=0.03)  # type: ignore[union-attr]
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=SMALL_FONT)
+
+
+def shorten(text: str, length: int = 40) -> str:
     """``text`` on one line with an ellipsis in its middle if it is longer than ``length``.
 
     Dollar signs are escaped: a name is never read as a formula.
@@ -97,27 +133,44 @@ def spread(
 
 
 def label_points(
-    ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], texts: Sequence[str], side: str
+    ax: Axes,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    chosen: NDArray[np.intp],
+    texts: Sequence[str],
+    side: str,
 ) -> list[Annotation]:
-    """Name points in a column beside them, joined by thin lines, without overlap.
+    """Name chosen points of a rising curve in a column beside it, without overlap.
 
-    Limits and scales of the axes must be final. ``side`` is ``"left"``, labels end left of the
-    leftmost point, or ``"right"``, labels begin right of the rightmost point.
+    Names are joined to their points by thin lines. Limits and scales of the axes must be final.
+
+    Parameters
+    ----------
+    x, y
+        All points of the curve, which the names keep clear of, shape (n,).
+    chosen
+        Indices of the points to name, at its upper end for ``side="left"``, its lower end for
+        ``side="right"``, shape (m,).
+    texts
+        Their names, length m.
+    side
+        Where the column is: ``"left"`` or ``"right"`` of the points beside it.
     """
-    order = np.argsort(y, kind="stable")
-    place = (ax.transScale + ax.transLimits).transform(np.column_stack([x, y])[order])
-    gap = 1.1 * LINE_INCHES / height_in_inches(ax)
-    heights = spread(place[:, 1], gap, 0.03, 0.97)
     sign = -1 if side == "left" else 1
-    column = (place[:, 0].min() if side == "left" else place[:, 0].max()) + sign * 0.06
+    place = (ax.transScale + ax.transLimits).transform(np.column_stack([x, y]))
+    order = np.argsort(y[chosen], kind="stable")
+    gap = 1.1 * LINE_INCHES / size_in_inches(ax)[1]
+    heights = spread(place[chosen[order], 1], gap, 0.03, 0.97)
+    beside = place[:, 1] >= heights[0] - gap if sign < 0 else place[:, 1] <= heights[-1] + gap
+    column = sign * (sign * place[beside, 0]).max() + sign * 0.05
     return [
         ax.annotate(
             shorten(texts[i]),
-            (x[i], y[i]),
+            (x[chosen[i]], y[chosen[i]]),
             xytext=(column, height),
             textcoords="axes fraction",
             fontsize=SMALL_FONT,
-            ha="right" if side == "left" else "left",
+            ha="right" if sign < 0 else "left",
             va="center",
             arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 2},
         )

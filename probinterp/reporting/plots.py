@@ -7,30 +7,29 @@ fitting size is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from probinterp.criticism.pop_pc import PopPCResult
-from probinterp.inference.history import FitHistory
 from probinterp.reporting.arrays import as_array, as_count, as_names
 from probinterp.reporting.axes import (
     BLUE,
     DIVERGING,
-    GREY,
     LINE_INCHES,
-    ORANGE,
-    SMALL_FONT,
     VERMILION,
-    height_in_inches,
-    label_points,
+    color_bar,
+    name_columns,
+    name_rows,
     new_axes,
-    shorten,
     tidy,
 )
+
+if TYPE_CHECKING:
+    from probinterp.inference.history import FitHistory
 
 Array = NDArray[np.float64]
 
@@ -70,10 +69,10 @@ def training_curve(history: FitHistory, ax: Axes | None = None) -> Axes:
     low, high, hidden = _loss_limits(losses)
     ax.set_ylim(low, high)
     if hidden:
-        note = f"first {hidden} epoch(s) off the scale, up to {losses.max(axis=None):.4g}"
+        note = f"{hidden} early epoch(s) off the scale, up to {np.nanmax(losses.to_numpy()):.4g}"
         ax.set_title(note, fontsize=9, loc="right", color="0.3")
     ax.set(xlabel="epoch", ylabel="negative ELBO per observation [nats]")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper right")
     tidy(ax)
     return ax
 
@@ -81,15 +80,16 @@ def training_curve(history: FitHistory, ax: Axes | None = None) -> Axes:
 def _loss_limits(losses: pd.DataFrame) -> tuple[float, float, int]:
     """Limits that show the course of the fit, and how many early epochs exceed them.
 
-    An early spike is cut off when it would take more than three quarters of the height.
+    The first tenth of the epochs is cut off when it takes three quarters of the height.
     """
-    tops = losses.max(axis=1).ffill()
-    bottom, top = float(losses.min(axis=None)), float(losses.max(axis=None))
-    settled = float(tops.iloc[len(tops) // 10 :].max())
+    tops = losses.max(axis=1)
+    values = losses.to_numpy()
+    bottom, top = float(np.nanmin(values)), float(np.nanmax(values))
+    skip = max(1, len(tops) // 10) if len(tops) >= 5 else 0
+    settled = float(tops.iloc[skip:].max())
     hidden = 0
     if top - bottom > 4 * (settled - bottom) > 0:
-        top = settled
-        hidden = int((tops > settled).sum())
+        top, hidden = settled, int((tops > settled).sum())
     margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 0.05
     return bottom - margin, top + margin, hidden
 
@@ -137,19 +137,21 @@ def loadings_heatmap(
     rows, ranks = _top_rows(scaled, as_count("n_top", n_top))
     ax = new_axes(ax, _width(len(factors)), min(1.4 + 1.25 * LINE_INCHES * len(rows), 24.0))
     mesh = ax.pcolormesh(scaled[rows], cmap=DIVERGING, vmin=-1, vmax=1)
+    label = "loading / largest |loading| of the factor"
     if inclusion is not None:
         included = _same_shape("inclusion", inclusion, w)[rows] >= 0.5
-        y, x = np.nonzero(included)
-        ax.plot(x + 0.5, y + 0.5, ".", color="black", ms=2.5, label="inclusion ≥ 0.5")
+        dark = np.abs(scaled[rows]) > 0.7
+        for color, cells in (("black", included & ~dark), ("white", included & dark)):
+            y, x = np.nonzero(cells)
+            ax.plot(x + 0.5, y + 0.5, ".", color=color, ms=3)
+        label += "\n(dot: inclusion probability ≥ 0.5)"
     for start in np.flatnonzero(ranks == 0)[1:]:
-        ax.axhline(start, color="0.6", lw=0.6)
-    labelled = _rows_with_room(ranks, int(height_in_inches(ax) / LINE_INCHES))
-    ax.set_yticks(labelled + 0.5, [shorten(features[rows[i]]) for i in labelled])
-    _label_columns(ax, factors)
-    ax.set(xlabel="factor", ylabel=f"top {n_top} features of each factor")
+        ax.axhline(float(start), color="0.6", lw=0.6)
+    name_rows(ax, [features[row] for row in rows], ranks)
+    name_columns(ax, factors)
+    ax.set(xlabel="factor", ylabel=f"features (top {n_top} of each factor)")
     ax.invert_yaxis()
-    dots = "" if inclusion is None else "\n(dot: inclusion probability ≥ 0.5)"
-    _color_bar(ax, mesh, f"loading / largest |loading| of the factor{dots}")
+    color_bar(ax, mesh, label)
     return ax
 
 
@@ -173,13 +175,80 @@ def _top_rows(scaled: Array, n_top: int) -> tuple[NDArray[np.intp], NDArray[np.i
     return chosen[order], np.arange(len(order)) - starts
 
 
-def _rows_with_room(ranks: NDArray[np.intp], capacity: int) -> NDArray[np.intp]:
-    """All rows if they fit, else the same number of leading rows of every block."""
-    depth = int(ranks.max()) + 1
-    while depth > 1 and len(ranks) > capacity and _closest(ranks < depth) * capacity < len(ranks):
-        depth -= 1
-    rows = np.flatnonzero(ranks < depth)
-    return rows
+def factor_activity(
+    scores: Any,
+    groups: Sequence[Any] | pd.Series | pd.Categorical,
+    *,
+    order: Sequence[str] | None = None,
+    factor_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Mean standardised score of every factor in every group, groups by factors.
+
+    Scores are standardised over all observations (mean 0, standard deviation 1; a constant
+    factor stays 0). A frame marks the group in which a factor is highest.
+
+    Parameters
+    ----------
+    scores
+        Posterior means of the factors, shape (N, K).
+    groups
+        Group of every observation, length N, none missing.
+    order
+        Groups to show, from top to bottom; by default all of them, ordered by the factor on
+        which their mean is highest, which makes a staircase.
+    factor_names
+        Names of the columns; numbers from 1 by default.
+    ax
+        Where to draw; a new figure by default.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, a score is not finite, or an observation has no group.
+    KeyError
+        If ``order`` names a group that does not occur.
+    """
+    z = as_array("scores", scores, 2, finite=True)
+    factors = as_names("factor_names", factor_names, z.shape[1])
+    deviation = z.std(axis=0)
+    z = (z - z.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    label = _group_labels(groups, len(z))
+    means = pd.DataFrame(z).groupby(label.to_numpy()).mean()
+    if order is None:
+        home = means.to_numpy().argmax(axis=1)
+        means = means.iloc[np.lexsort((-means.to_numpy().max(axis=1), home))]
+    else:
+        means = means.loc[_known_groups(order, means.index)]
+    values, sizes = means.to_numpy(), label.value_counts()
+    ax = new_axes(ax, _width(len(factors)) + 1.2, min(1.6 + 0.26 * len(means), 24.0))
+    limit = float(np.abs(values).max()) or 1.0
+    mesh = ax.pcolormesh(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    for column, row in enumerate(values.argmax(axis=0)):
+        ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec="black", lw=1.2))
+    names = [f"{group} ({sizes[group]:,})" for group in means.index]
+    name_rows(ax, names, np.arange(len(names)))
+    name_columns(ax, factors)
+    ax.set(xlabel="factor", ylabel="group (n)")
+    ax.invert_yaxis()
+    color_bar(ax, mesh, "mean standardised score [sd]\n(frame: highest group)")
+    return ax
+
+
+def _group_labels(groups: Any, n_obs: int) -> pd.Series:
+    label = pd.Series(np.asarray(groups, dtype=object))
+    if len(label) != n_obs:
+        raise ValueError(f"groups must have one label for each of {n_obs} rows, got {len(label)}.")
+    if missing := int(label.isna().sum()):
+        raise ValueError(f"{missing} of {n_obs} rows have no group; name them or leave them out.")
+    return label.astype(str)
+
+
+def _known_groups(order: Sequence[str], present: pd.Index) -> list[str]:
+    unknown = [group for group in order if group not in present]
+    if unknown or len(order) == 0:
+        raise KeyError(f"order names groups {unknown}; the groups are {sorted(present)}.")
+    return list(order)
 
 
 def _width(n_columns: int) -> float:

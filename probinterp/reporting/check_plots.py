@@ -1,0 +1,253 @@
+"""Pictures of predictive checks: what the model replicates, and where the held-out data lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from probinterp.reporting.arrays import as_array, as_count, as_names
+from probinterp.reporting.axes import (
+    BLUE,
+    GREY,
+    LINE_INCHES,
+    VERMILION,
+    label_points,
+    name_rows,
+    new_axes,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from probinterp.criticism.result import PopPCResult
+
+Array = NDArray[np.float64]
+INTERVAL = (5.0, 95.0)  # percentiles of the replicates that the interval picture shows
+WIDE = 20.0  # effect sizes beyond this are drawn on a scale that is logarithmic outside ±3
+
+
+def pop_pc_distribution(result: PopPCResult, ax: Axes | None = None) -> Axes:
+    """Histogram of the replicated discrepancies with the held-out value.
+
+    The title gives the p-values, the effect size z and the kind of the check. For a realised
+    check the held-out discrepancy depends on the draw and is a second histogram.
+
+    Parameters
+    ----------
+    result
+        Check with one value per draw.
+    ax
+        Where to draw; a new figure by default.
+
+    Raises
+    ------
+    ValueError
+        If the result has one value per feature, or a value is infinite.
+    """
+    if result.uniform.ndim != 0:
+        raise ValueError(
+            f"pop_pc_distribution shows one value per draw, but {result.discrepancy} has shape "
+            f"{tuple(result.uniform.shape)}; use pop_pc_features or pop_pc_intervals."
+        )
+    replicated = as_array("replicated", result.replicated, 1, finite=True)
+    heldout = as_array("heldout", result.heldout, 1, finite=True)
+    ax = new_axes(ax, 6.4, 4.2)
+    bins = int(np.clip(np.sqrt(len(replicated)), 8, 40))
+    ax.hist(replicated, bins=bins, color=BLUE, alpha=0.75, label="replicated")
+    if len(heldout) == 1:
+        text = f"{_data(result)}: {heldout[0]:.5g}"
+        ax.axvline(heldout[0], color=VERMILION, lw=2, label=text)
+    else:
+        text = f"{_data(result)}, under each draw"
+        ax.hist(heldout, bins=bins, histtype="step", color=VERMILION, lw=2, label=text)
+    ax.set(xlabel=_spaced(result.discrepancy), ylabel=f"draws (of {result.n_draws})")
+    ax.set_title(f"{_kind(result)}\n{_numbers(result)}", fontsize=10, loc="left")
+    ax.legend(frameon=False)
+    tidy(ax)
+    return ax
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ").replace("$", r"\$")
+
+
+def _data(result: PopPCResult) -> str:
+    return "held-out" if result.check == "pop-pc" else "data of the fit"
+
+
+def _kind(result: PopPCResult) -> str:
+    """Kind of the check in words, with a reservation where its p-value is not uniform."""
+    check = "Pop-PC on held-out data" if result.check == "pop-pc" else "PPC on the data of the fit"
+    kind = result.kind.replace("plugin", "plug-in")
+    return f"{check}, {kind}" + ("" if result.calibrated else ", not calibrated")
+
+
+def _numbers(result: PopPCResult) -> str:
+    p, floor = result.p_value.item(), 1 / result.n_draws
+    one_sided = f"p < {floor:.2g}" if p < floor else f"p = {p:.3g} ± {result.mc_error.item():.2g}"
+    two_sided = f"two-sided p = {result.p_two_sided.item():.3g}"
+    return f"{one_sided}, {two_sided}, z = {result.z.item():+.3g} sd"
+
+
+def pop_pc_features(
+    result: PopPCResult,
+    *,
+    feature_names: Sequence[str] | None = None,
+    n_top: int = 8,
+    alpha: float = 0.05,
+    ax: Axes | None = None,
+) -> Axes:
+    """Effect size of every feature in increasing order, with the worst features named.
+
+    Features whose two-sided p-value is rejected by Benjamini and Hochberg's procedure are
+    coloured; dashed lines lie at the smallest rejected effect of each sign. Infinite effect
+    sizes, of features whose replicates do not vary, are triangles at the edge.
+
+    Parameters
+    ----------
+    result
+        Check with one value per feature, shape (G,), and at least two draws.
+    feature_names
+        Names of the features; numbers from 1 by default.
+    n_top
+        How many features are named: the largest absolute effect sizes.
+    alpha
+        False discovery rate, between 0 and 1.
+    ax
+        Where to draw; a new figure by default.
+
+    Raises
+    ------
+    ValueError
+        If the result is not one value per feature, names do not fit, or there is one draw.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}.")
+    z = _effect_sizes(result, "pop_pc_features")
+    names = as_names("feature_names", feature_names, len(z))
+    n_top = min(as_count("n_top", n_top), len(z))
+    ax = new_axes(ax, 7.2, 4.8)
+    order = np.argsort(z, kind="stable")
+    rank = np.empty(len(z))
+    rank[order] = np.arange(1, len(z) + 1)
+    edge = 1.15 * max(1.0, np.abs(z[np.isfinite(z)]).max(initial=0.0))
+    drawn = np.clip(z, -edge, edge)
+    if edge > WIDE:
+        ax.set_yscale("symlog", linthresh=3)
+    ax.set_ylim(1.3 * min(drawn.min(), -1.0), 1.3 * max(drawn.max(), 1.0))
+    ax.set_xlim(1 - 0.04 * len(z), len(z) * 1.04)
+    ax.axhline(0, color="0.5", lw=0.8)
+    _draw_features(ax, rank, drawn, z, as_array("p_adjusted", result.p_adjusted, 1) <= alpha)
+    worst = np.argsort(-np.abs(z), kind="stable")[:n_top]
+    for side, chosen in (("left", worst[z[worst] > 0]), ("right", worst[z[worst] <= 0])):
+        if len(chosen):
+            texts = [names[i] for i in chosen]
+            label_points(ax, rank, drawn, chosen, texts, side)
+    ax.legend(frameon=False, loc="lower right", fontsize=9)
+    ax.set(xlabel="features in order of z", ylabel="effect size z [sd of the replicates]")
+    title = f"{_spaced(result.discrepancy)}: {_kind(result)}"
+    ax.set_title(f"{title}\n{_rejections(result, alpha)}", fontsize=10, loc="left")
+    tidy(ax)
+    return ax
+
+
+def _draw_features(
+    ax: Axes, rank: Array, drawn: Array, z: Array, rejected: NDArray[np.bool_]
+) -> None:
+    finite = np.isfinite(z)
+    for mask, color, label in (
+        (~rejected, GREY, "not rejected"),
+        (rejected, VERMILION, "rejected; dashed: smallest effect"),
+    ):
+        here = mask & finite
+        ax.plot(
+            rank[here], drawn[here], ".", color=color, ms=5, label=label if mask.any() else None
+        )
+        for marker, edge in (("^", np.inf), ("v", -np.inf)):
+            here = mask & (z == edge)
+            ax.plot(rank[here], drawn[here], marker, color=color, ms=5)
+    for side in (rejected & finite & (z > 0), rejected & finite & (z < 0)):
+        if side.any():
+            ax.axhline(drawn[side][np.abs(drawn[side]).argmin()], color=VERMILION, ls="--", lw=0.8)
+
+
+def _rejections(result: PopPCResult, alpha: float) -> str:
+    """How many features Benjamini and Hochberg reject, and whether the draws allow any."""
+    p = as_array("p_two_sided", result.p_two_sided, 1)
+    rejected = as_array("p_adjusted", result.p_adjusted, 1) <= alpha
+    text = f"{rejected.sum()} of {len(p)} rejected at a false discovery rate of {alpha:g}"
+    if rejected.any():
+        return f"{text} (two-sided p ≤ {p[rejected].max():.2g})"
+    floor = 2 / (result.n_draws + 1)
+    needed = int(np.ceil(floor * len(p) / alpha - 1e-9))
+    return (
+        text
+        if needed <= 1
+        else f"{text} ({result.n_draws} draws: needs {needed} at p = {floor:.2g})"
+    )
+
+
+def _effect_sizes(result: PopPCResult, function: str) -> Array:
+    if result.uniform.ndim != 1:
+        raise ValueError(
+            f"{function} shows one value per feature, but {result.discrepancy} is a single "
+            "number; use pop_pc_distribution."
+        )
+    if result.n_draws == 1:
+        raise ValueError("effect sizes need at least 2 draws, the result has 1.")
+    z = as_array("z", result.z, 1)
+    if np.isnan(z).any():
+        raise ValueError(f"z of {result.discrepancy} is NaN for {np.isnan(z).sum()} feature(s).")
+    return z
+
+
+def pop_pc_intervals(
+    result: PopPCResult,
+    *,
+    feature_names: Sequence[str] | None = None,
+    n_top: int = 20,
+    ax: Axes | None = None,
+) -> Axes:
+    """Replicated 90 % interval and held-out value of the worst features, largest |z| on top.
+
+    Parameters
+    ----------
+    result
+        Check with one value per feature, shape (G,), and at least two draws.
+    feature_names
+        Names of the features; numbers from 1 by default.
+    n_top
+        How many features are shown.
+    ax
+        Where to draw; a new figure by default. The scale is logarithmic where all values are
+        positive and the largest is more than 50 times the smallest.
+
+    Raises
+    ------
+    ValueError
+        If the result is not one value per feature, names do not fit, or there is one draw.
+    """
+    z = _effect_sizes(result, "pop_pc_intervals")
+    names = as_names("feature_names", feature_names, len(z))
+    worst = np.argsort(-np.abs(z), kind="stable")[: as_count("n_top", n_top)]
+    replicated = as_array("replicated", result.replicated, 2, finite=True)[:, worst]
+    heldout = as_array("heldout", result.heldout, 2, finite=True)[:, worst].mean(axis=0)
+    low, high = np.percentile(replicated, INTERVAL, axis=0)
+    rows = np.arange(len(worst)) + 0.5
+    ax = new_axes(ax, 7.6, 1.5 + 1.6 * LINE_INCHES * len(worst))
+    ax.hlines(rows, low, high, color=BLUE, lw=3, alpha=0.75, label="replicated, 5 to 95 %")
+    ax.plot(np.median(replicated, axis=0), rows, "|", color="black", ms=7, label="median")
+    ax.plot(heldout, rows, "D", color=VERMILION, ms=4, label=_data(result))
+    values = np.concatenate([low, heldout, high])
+    if values.min() > 0 and values.max() > 50 * values.min():
+        ax.set_xscale("log")
+    name_rows(ax, [names[i] for i in worst], np.arange(len(worst)))
+    ax.set_ylim(len(worst), 0)
+    ax.set_xlabel(_spaced(result.discrepancy))
+    ax.set_title(f"{_kind(result)}: the {len(worst)} largest |z|", fontsize=10, loc="left")
+    ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    tidy(ax)
+    return ax

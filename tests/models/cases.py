@@ -1,0 +1,40 @@
+"""One row per model: a factory and a batch that it can be fitted to."""
+
+import torch
+
+from probinterp.likelihoods import (
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    MultinomialLikelihood,
+    NegativeBinomialLikelihood,
+)
+from probinterp.models import VAE, Batch, FactorAnalysis, LowRankNormalPrior, SparseVAE
+
+MODELS = {
+    "FactorAnalysis": lambda: FactorAnalysis(6, 2),
+    "VAE": lambda: VAE(6, 2, n_hidden=8),
+    "VAE-beta": lambda: VAE(6, 2, n_hidden=8, beta=4.0),
+    "VAE-counts": lambda: VAE(6, 2, n_hidden=8, likelihood=NegativeBinomialLikelihood(6)),
+    "SparseVAE": lambda: SparseVAE(6, 3, n_hidden=8, spike=20.0, slab=1.0),
+    "SparseVAE-released": lambda: SparseVAE(
+        6, 3, n_hidden=8, spike=10.0, slab=1.0, objective="released"
+    ),
+    "SparseVAE-counts": lambda: SparseVAE(
+        6, 3, n_hidden=8, likelihood=NegativeBinomialLikelihood(6)
+    ),
+    "SparseVAE-binary": lambda: SparseVAE(6, 3, n_hidden=8, likelihood=BernoulliLikelihood(6)),
+    "SparseVAE-ratings": lambda: SparseVAE(6, 3, n_hidden=8, likelihood=MultinomialLikelihood(6)),
+    "SparseVAE-correlated": lambda: SparseVAE(
+        6, 3, n_hidden=8, prior=LowRankNormalPrior(3), likelihood=GaussianLikelihood(6)
+    ),
+    "SparseVAE-pruned": lambda: SparseVAE(6, 3, n_hidden=8, prune_after=0.5),
+}
+
+
+def batch_for(name, n=40, seed=0):
+    """Counts for every model: they are valid observations of each likelihood but Bernoulli's."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.poisson(torch.full((n, 6), 3.0), generator=generator)
+    x = (counts > 2).float() if name.endswith("binary") else counts
+    size_factor = 0.5 + torch.rand(n, generator=generator)
+    return Batch(x, size_factor=size_factor)
