@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
@@ -119,7 +119,8 @@ class SeveralFactorFeatures:
         torch.mul(self.z, self.rows, out=masked.view(n, b, -1))
         torch.mm(masked, self.first_t, out=one).relu_()
         torch.addmm(weights.second_bias, one, self.second_t, out=two).relu_()
-        eta = torch.bmm(two.view(n, b, -1), self.head.unsqueeze(-1)).squeeze(-1)
+        # Row times matrix: the same product as matrix times column takes eight times as long.
+        eta = torch.bmm(self.head.unsqueeze(1), two.view(n, b, -1).mT).squeeze(1)
         return eta.add_(weights.bias[features].unsqueeze(-1))
 
     def backward(self, d_eta: Tensor) -> None:
@@ -257,7 +258,7 @@ class _Task:
     likelihood: Likelihood
     batch: ObservedBatch
     x: Tensor
-    parameters: list[Tensor]
+    parameters: list[nn.Parameter]
 
     def values(self, inputs: Inputs) -> Tensor:
         """Log likelihood of each row, (B,)."""

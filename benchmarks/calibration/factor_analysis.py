@@ -48,13 +48,13 @@ class NewRows:
         diagonal = NOISE**2 * torch.eye(n_features, dtype=loadings.dtype)
         root = torch.linalg.cholesky(loadings @ loadings.mT + diagonal)
         zero = loadings.new_zeros(n_features)
-        self.marginal = MultivariateNormal(zero, scale_tril=root, validate_args=False)
-        self.reference = FunctionDraw(self.replicate, self.likelihood)
+        self.law = MultivariateNormal(zero, scale_tril=root, validate_args=False)
+        self.reference = FunctionDraw(self.rows, self.marginal)
 
     def __iter__(self):
-        return (FunctionDraw(self.replicate, self.likelihood) for _ in range(self.n_draws))
+        return (FunctionDraw(self.rows, self.marginal) for _ in range(self.n_draws))
 
-    def replicate(self) -> Tensor:
+    def rows(self) -> Tensor:
         """New rows of all data sets."""
         z = torch.randn_like(self.posterior_mean)
         if self.local == "posterior":
@@ -62,9 +62,9 @@ class NewRows:
         mean = z @ self.loadings.mT
         return (mean + NOISE * torch.randn_like(mean)).flatten(1)
 
-    def likelihood(self, x: Tensor) -> Distribution:
+    def marginal(self, x: Tensor) -> Distribution:
         """Marginal distribution of each row of each data set, z integrated out."""
-        return self.marginal.expand((len(x), x.shape[1] // self.shape[-1]))
+        return self.law.expand((len(x), x.shape[1] // self.shape[-1]))
 
     def discrepancy(self, x: Tensor, draw: FunctionDraw) -> Tensor:
         """Mean marginal NLL, then the variance of the first feature, of each set: (2 D,)."""

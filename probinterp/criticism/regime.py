@@ -29,10 +29,14 @@ class RegimeNumber:
         """Add the likelihood of the held-out data under one draw, moments of shape (N, G)."""
         mean, variance = likelihood.mean, likelihood.variance
         self.n_draws += 1
+        if self.n_draws == 1:
+            self._mean, self._variance = mean.clone(), variance.clone()
+            self._squares = torch.zeros_like(self._mean)
+            return
         step = mean - self._mean
-        self._mean = self._mean + step / self.n_draws
-        self._squares = self._squares + step * (mean - self._mean)
-        self._variance = self._variance + (variance - self._variance) / self.n_draws
+        self._mean += step / self.n_draws
+        self._squares += step * (mean - self._mean)
+        self._variance += (variance - self._variance) / self.n_draws
 
     def value(self) -> float | None:
         """Regime number, or None with fewer than two draws."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ BLUE, ORANGE, VERMILION, GREY = "#0072B2", "#E69F00", "#D55E00", "#767676"
 DIVERGING = "RdBu_r"
 SMALL_FONT = 8.0  # points; nothing is set smaller
 LINE_INCHES = 1.25 * SMALL_FONT / 72  # height of one line of small text
+CHARACTER_INCHES = 0.65 * SMALL_FONT / 72  # width of one character of small text
 
 
 def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -58,7 +60,7 @@ def name_columns(ax: Axes, names: Sequence[str]) -> None:
     """Name the columns 0.5, 1.5, ... of a heat map, upright if too long, thinned if too many."""
     room = size_in_inches(ax)[0] / len(names)
     texts = [shorten(name) for name in names]
-    upright = max(map(len, texts)) * 0.65 * SMALL_FONT / 72 > room
+    upright = max(map(len, texts)) * CHARACTER_INCHES > 0.75 * room
     step = int(np.ceil(LINE_INCHES / room)) if upright else 1
     ax.set_xticks(np.arange(len(texts))[::step] + 0.5, texts[::step], fontsize=SMALL_FONT)
     ax.tick_params(axis="x", length=2, rotation=90 if upright else 0)
@@ -76,6 +78,12 @@ def name_rows(ax: Axes, names: Sequence[str], importance: NDArray[np.intp]) -> N
             rows.append(int(row))
     ax.set_yticks(np.array(rows) + 0.5, [shorten(names[i]) for i in rows], fontsize=SMALL_FONT)
     ax.tick_params(axis="y", length=2)
+
+
+def set_heading(ax: Axes, *lines: str) -> None:
+    """Title that starts at the left and breaks its lines at the width of the axes."""
+    width = max(20, int(size_in_inches(ax)[0] / (0.58 * 10 / 72)))
+    ax.set_title("\n".join(fill(line, width) for line in lines), fontsize=10, loc="left")
 
 
 def color_bar(ax: Axes, mesh: QuadMesh, label: str) -> None:
@@ -162,10 +170,12 @@ def label_points(
     gap = 1.1 * LINE_INCHES / size_in_inches(ax)[1]
     heights = spread(place[chosen[order], 1], gap, 0.03, 0.97)
     beside = place[:, 1] >= heights[0] - gap if sign < 0 else place[:, 1] <= heights[-1] + gap
-    column = sign * (sign * place[beside, 0]).max() + sign * 0.05
+    column = sign * ((sign * place[beside, 0]).max() + 0.05)
+    room = (column if sign < 0 else 1 - column) * size_in_inches(ax)[0]
+    length = int(max(8, room / CHARACTER_INCHES))
     return [
         ax.annotate(
-            shorten(texts[i]),
+            shorten(texts[i], min(40, length)),
             (x[chosen[i]], y[chosen[i]]),
             xytext=(column, height),
             textcoords="axes fraction",

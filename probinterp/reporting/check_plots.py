@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from probinterp.reporting.arrays import as_array, as_count, as_names
@@ -18,6 +19,7 @@ from probinterp.reporting.axes import (
     label_points,
     name_rows,
     new_axes,
+    set_heading,
     tidy,
 )
 
@@ -64,7 +66,7 @@ def pop_pc_distribution(result: PopPCResult, ax: Axes | None = None) -> Axes:
         text = f"{_data(result)}, under each draw"
         ax.hist(heldout, bins=bins, histtype="step", color=VERMILION, lw=2, label=text)
     ax.set(xlabel=_spaced(result.discrepancy), ylabel=f"draws (of {result.n_draws})")
-    ax.set_title(f"{_kind(result)}\n{_numbers(result)}", fontsize=10, loc="left")
+    set_heading(ax, _kind(result), _numbers(result))
     ax.legend(frameon=False)
     tidy(ax)
     return ax
@@ -89,7 +91,8 @@ def _numbers(result: PopPCResult) -> str:
     p, floor = result.p_value.item(), 1 / result.n_draws
     one_sided = f"p < {floor:.2g}" if p < floor else f"p = {p:.3g} ± {result.mc_error.item():.2g}"
     two_sided = f"two-sided p = {result.p_two_sided.item():.3g}"
-    return f"{one_sided}, {two_sided}, z = {result.z.item():+.3g} sd"
+    z = f"z = {result.z.item():+.3g} sd" if result.n_draws > 1 else "z not defined by one draw"
+    return f"{one_sided}, {two_sided}, {z}"
 
 
 def pop_pc_features(
@@ -138,7 +141,7 @@ def pop_pc_features(
     if edge > WIDE:
         ax.set_yscale("symlog", linthresh=3)
     ax.set_ylim(1.3 * min(drawn.min(), -1.0), 1.3 * max(drawn.max(), 1.0))
-    ax.set_xlim(1 - 0.04 * len(z), len(z) * 1.04)
+    ax.set_xlim(0.5 - 0.04 * len(z), 0.5 + 1.04 * len(z))
     ax.axhline(0, color="0.5", lw=0.8)
     _draw_features(ax, rank, drawn, z, as_array("p_adjusted", result.p_adjusted, 1) <= alpha)
     worst = np.argsort(-np.abs(z), kind="stable")[:n_top]
@@ -146,10 +149,11 @@ def pop_pc_features(
         if len(chosen):
             texts = [names[i] for i in chosen]
             label_points(ax, rank, drawn, chosen, texts, side)
-    ax.legend(frameon=False, loc="lower right", fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(edgecolor="none", framealpha=0.9, loc="lower right", fontsize=9)
     ax.set(xlabel="features in order of z", ylabel="effect size z [sd of the replicates]")
     title = f"{_spaced(result.discrepancy)}: {_kind(result)}"
-    ax.set_title(f"{title}\n{_rejections(result, alpha)}", fontsize=10, loc="left")
+    set_heading(ax, title, _rejections(result, alpha))
     tidy(ax)
     return ax
 
@@ -247,7 +251,7 @@ def pop_pc_intervals(
     name_rows(ax, [names[i] for i in worst], np.arange(len(worst)))
     ax.set_ylim(len(worst), 0)
     ax.set_xlabel(_spaced(result.discrepancy))
-    ax.set_title(f"{_kind(result)}: the {len(worst)} largest |z|", fontsize=10, loc="left")
+    set_heading(ax, f"{_kind(result)}: the {len(worst)} largest |z|")
     ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(ax)
     return ax

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from probinterp.reporting.arrays import as_array, as_count, as_names
@@ -57,8 +58,8 @@ def training_curve(history: FitHistory, ax: Axes | None = None) -> Axes:
     if losses["loss"].notna().sum() == 0:
         raise ValueError(f"history has no epoch with a finite loss: {history}.")
     ax = new_axes(ax, 6.4, 4.0)
-    marker = "o" if len(frame) == 1 else None
-    ax.plot(losses.index, losses["loss"], color=BLUE, marker=marker, label="training")
+    marker = "o" if len(frame) <= 10 else None
+    ax.plot(losses.index, losses["loss"], color=BLUE, marker=marker, ms=4, label="training")
     heldout = losses["heldout_loss"].dropna()
     if len(heldout):
         marker = "o" if len(heldout) <= 40 else None
@@ -72,7 +73,8 @@ def training_curve(history: FitHistory, ax: Axes | None = None) -> Axes:
         note = f"{hidden} early epoch(s) off the scale, up to {np.nanmax(losses.to_numpy()):.4g}"
         ax.set_title(note, fontsize=9, loc="right", color="0.3")
     ax.set(xlabel="epoch", ylabel="negative ELBO per observation [nats]")
-    ax.legend(frameon=False, loc="upper right")
+    ax.legend(edgecolor="none", loc="upper right")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(ax)
     return ax
 
@@ -135,7 +137,7 @@ def loadings_heatmap(
     scale = np.abs(w).max(axis=0)
     scaled = w / np.where(scale > 0, scale, 1.0)
     rows, ranks = _top_rows(scaled, as_count("n_top", n_top))
-    ax = new_axes(ax, _width(len(factors)), min(1.4 + 1.25 * LINE_INCHES * len(rows), 24.0))
+    ax = new_axes(ax, _width(len(factors)), _height(1.25 * LINE_INCHES * len(rows)))
     mesh = ax.pcolormesh(scaled[rows], cmap=DIVERGING, vmin=-1, vmax=1)
     label = "loading / largest |loading| of the factor"
     if inclusion is not None:
@@ -221,7 +223,7 @@ def factor_activity(
     else:
         means = means.loc[_known_groups(order, means.index)]
     values, sizes = means.to_numpy(), label.value_counts()
-    ax = new_axes(ax, _width(len(factors)) + 1.2, min(1.6 + 0.26 * len(means), 24.0))
+    ax = new_axes(ax, _width(len(factors)) + 1.2, _height(0.26 * len(means)))
     limit = float(np.abs(values).max()) or 1.0
     mesh = ax.pcolormesh(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
     for column, row in enumerate(values.argmax(axis=0)):
@@ -253,3 +255,7 @@ def _known_groups(order: Sequence[str], present: pd.Index) -> list[str]:
 
 def _width(n_columns: int) -> float:
     return float(np.clip(3.6 + 0.32 * n_columns, 4.8, 18.0))
+
+
+def _height(rows_inches: float) -> float:
+    return float(np.clip(1.5 + rows_inches, 3.8, 24.0))

@@ -34,7 +34,7 @@ def test_mixture_has_the_density_and_moments_of_an_equal_mixture(components, dev
     mixture = PredictiveMixture([normal_draw(m, s) for m, s in zip(means, scales, strict=True)])
     law = mixture.likelihood(x)
     joint = Independent(Normal(means.transpose(0, 1), scales.transpose(0, 1)), 1)
-    oracle = MixtureSameFamily(Categorical(torch.ones(6, 4, device=device)), joint)
+    oracle = MixtureSameFamily(Categorical(torch.ones(6, 4, device=device).double()), joint)
     assert law.batch_shape == (6,)
     assert law.event_shape == (3,)
     torch.testing.assert_close(law.log_prob(x), oracle.log_prob(x), rtol=1e-12, atol=1e-12)

@@ -112,7 +112,7 @@ def test_adjusted_p_is_benjamini_hochberg_of_the_two_sided_p():
 def test_verdict_of_misfit_and_of_no_misfit():
     replicates = torch.linspace(-1, 1, 99)
     assert result([4.0], replicates).verdict() == (
-        "d shows misfit: its held-out value 4 lies 6.9 sd above the mean of 99 replicates "
+        "d shows misfit: its held-out value 4 lies 6.8 sd above the mean of 99 replicates "
         "(two-sided p = 0.02)."
     )
     assert result([-0.001], replicates).verdict() == (
