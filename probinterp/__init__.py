@@ -1,3 +1,40 @@
-"""Sparse latent-variable models and held-out checks of what they found."""
+"""Sparse latent-variable models and held-out checks of what they found.
+
+Nothing heavy is imported here: AnnData, scanpy, ArviZ and matplotlib come with
+:mod:`probinterp.genomics` and :mod:`probinterp.reporting`.
+"""
 
 __version__ = "0.1.0"
+
+from probinterp import models, simulate
+from probinterp.criticism import discrepancies, pop_pc, ppc
+from probinterp.inference import (
+    ArrayData,
+    EarlyStopping,
+    factors,
+    fit,
+    fit_restarts,
+    load,
+    log_predictive_density,
+    posterior,
+    predictive_draws,
+    save,
+)
+
+__all__ = [
+    "ArrayData",
+    "EarlyStopping",
+    "discrepancies",
+    "factors",
+    "fit",
+    "fit_restarts",
+    "load",
+    "log_predictive_density",
+    "models",
+    "pop_pc",
+    "posterior",
+    "ppc",
+    "predictive_draws",
+    "save",
+    "simulate",
+]

@@ -85,47 +85,29 @@ class NegativeBinomial(TorchDistribution):
 
 
 class _NegativeBinomialLogProb(torch.autograd.Function):
-    r"""Sum over features of the log probability, with both gradients from one pass.
+    r"""Sum over features of the log probability, with both gradients.
 
-    With :math:`s = \mathrm{sigmoid}(\log\mu - \log r)`:
-    :math:`\partial_{\log\mu} = x - (x + r) s` and
-    :math:`\partial_r = \psi(x + r) - \psi(r) - \mathrm{softplus}(l) - (x - (x + r) s) / r`.
+    Zero counts: :math:`-r\,\mathrm{softplus}(l)`, with derivatives :math:`-r s` by the log mean and
+    :math:`s - \mathrm{softplus}(l)` by r, where
+    :math:`s = \mathrm{sigmoid}(l) = 1 - e^{-\mathrm{softplus}(l)}`. Other counts:
+    :func:`_terms`. Only softplus(l), zero at the other counts, is kept as a full matrix.
     """
 
     @staticmethod
     def forward(ctx: Any, log_mean: Tensor, dispersion: Tensor, value: Tensor) -> Tensor:
-        logits = log_mean - dispersion.log()
-        soft = softplus(logits)
-        zero_terms = soft * -dispersion
-        at = _nonzero_columns(value)
-        r = dispersion.expand_as(value)
-        x, r, exact = (v[at].double() for v in (value, r, logits))
-        exact = x * exact - (x + r) * softplus(exact)
-        exact += torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
-        ctx.save_for_backward(logits, soft, dispersion, value)
-        if at[0] is ...:
-            return exact.sum(-1).to(log_mean.dtype)
-        zero_terms[at] = exact.to(log_mean.dtype)
-        return zero_terms.sum(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        logits, soft, dispersion, value = ctx.saved_tensors
-        weight = grad.unsqueeze(-1)
-        d_log_mean = value - (value + dispersion) * logits.sigmoid()
-        d_dispersion = None
-        if ctx.needs_input_grad[1]:
-            slope = torch.digamma(value + dispersion) - torch.digamma(dispersion)
-            slope = slope - soft - d_log_mean / dispersion
-            d_dispersion = (slope * weight).sum_to_size(dispersion.shape)
-        return d_log_mean * weight, d_dispersion, None
-
-
-def _nonzero_columns(value: Tensor) -> tuple[Any, ...]:
-    return (...,) if value.is_cuda else value.nonzero(as_tuple=True)
-
-
+        n_features = log_mean.shape[-1]
+        log_mean, value = log_mean.reshape(-1, n_features), value.reshape(-1, n_features)
+        soft = softplus(log_mean - dispersion.log().expand_as(log_mean))
+        row, column = _evaluated_exactly(value)
+        flat = (row * n_features).add_(column)
+        soft.view(-1)[flat] = 0.0
+        total = -(soft @ dispersion) if dispersion.dim() == 1 else -(soft * dispersion).sum(-1)
+        at_r = dispersion.expand_as(log_mean)[row, column]
+        x, at_mean = (t.reshape(-1).index_select(0, flat) for t in (value, log_mean))
+        values, d_log_mean, d_dispersion = _terms(at_mean, at_r, x, ctx.needs_input_grad[1])
+        total.index_add_(0, row, values)
+        ctx.save_for_backward(soft, dispersion, row, column, d_log_mean, d_dispersion)
+        return total
 class MultinomialCounts(TorchDistribution):
     r"""Multinomial counts with a total of its own for every row.
 
@@ -192,3 +174,92 @@ class MultinomialCounts(TorchDistribution):
             self._validate_sample(value)
         coefficient = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
         return coefficient + (value * self.logits).sum(-1)
+
+
+class RoundedLogNormal(TorchDistribution):
+    r"""Counts whose shifted logarithm is normal, rounded to whole numbers.
+
+    .. math:: y_j \sim N(\eta_j, \sigma_j^2), \quad
+        x_j = \mathrm{round}\big(s\,\max(e^{y_j} - 1, 0)\big)
+
+    This is what a Gaussian model of :math:`\log(1 + x / s)` says about the counts themselves, so
+    such a model and a count model can be compared by log probability.
+
+    Parameters
+    ----------
+    loc
+        Mean of y, shape (..., G).
+    scale
+        Standard deviation of y, positive; broadcasts against ``loc``, usually (G,).
+    size_factor
+        Relative library size s, shape (...).
+    validate_args
+        As in ``torch.distributions``.
+
+    Notes
+    -----
+    ``mean`` and ``variance`` are those before rounding.
+    """
+
+    arg_constraints = {
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    }
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(
+        self, loc: Tensor, scale: Tensor, size_factor: Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.scale, self.size_factor = loc, scale, size_factor.unsqueeze(-1)
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RoundedLogNormal:
+        """Distribution with a larger batch shape."""
+        shape = torch.Size(batch_shape)
+        size_factor = self.size_factor.squeeze(-1).expand(shape)
+        return RoundedLogNormal(
+            self.loc.expand(shape + self.event_shape), self.scale, size_factor, validate_args=False
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""Log probability, :math:`\log[\Phi(u) - \Phi(l)]` summed over features."""
+        upper = self._standardised(value + 0.5)
+        lower = self._standardised((value - 0.5).clamp_min(0.0))
+        # work in the tail where both are small: Phi(u) - Phi(l) = Phi(-l) - Phi(-u)
+        flipped = lower > 0
+        high = torch.special.log_ndtr(torch.where(flipped, -lower, upper))
+        low = torch.special.log_ndtr(torch.where(flipped, -upper, lower))
+        between = high + torch.log1p(-(low - high).clamp(max=-1e-7).exp())
+        at_zero = torch.special.log_ndtr(upper)
+        return torch.where(value == 0, at_zero, between).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw counts."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        with torch.no_grad():
+            noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+            y = self.loc + self.scale * noise
+            return (self.size_factor * torch.expm1(y).clamp_min(0.0)).round()
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`s\,E[\max(e^y - 1, 0)]`, shape (..., G)."""
+        first, _ = self._moments()
+        return self.size_factor * first
+
+    @property
+    def variance(self) -> Tensor:
+        r""":math:`s^2\,\mathrm{Var}[\max(e^y - 1, 0)]`, shape (..., G)."""
+        first, second = self._moments()
+        return self.size_factor.square() * (second - first.square())
+
+    def _standardised(self, count: Tensor) -> Tensor:
+        return (torch.log1p(count / self.size_factor) - self.loc) / self.scale
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        variance, ratio = self.scale.square(), self.loc / self.scale
+        at = [torch.special.ndtr(ratio + k * self.scale) for k in range(3)]
+        once = (self.loc + variance / 2).exp()
+        twice = (2 * self.loc + 2 * variance).exp()
+        first = once * at[1] - at[0]
+        return first, twice * at[2] - 2 * once * at[1] + at[0]

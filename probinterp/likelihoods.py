@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from probinterp.configuration import Configured
-from probinterp.counts import MultinomialCounts, NegativeBinomial
+from probinterp.counts import MultinomialCounts, NegativeBinomial, RoundedLogNormal
 
 LARGEST_LOG_MEAN = 15.0  # exp(15) = 3.3e6 counts; keeps early steps of training finite
 INITIAL_SCALE = 0.3  # of a standard deviation; 1 makes posteriors collapse
@@ -195,6 +195,58 @@ class NegativeBinomialLikelihood(Likelihood):
     @staticmethod
     def _normalized(batch: ObservedBatch) -> Tensor:
         return batch.x / _size_factor(batch).unsqueeze(-1)
+
+
+class RoundedLogNormalLikelihood(Likelihood):
+    r"""Counts through a Gaussian model of their shifted logarithm.
+
+    .. math:: x_{ij} = \mathrm{round}\big(s_i \max(e^{y_{ij}} - 1, 0)\big), \quad
+        y_{ij} \sim N(\ell_j + \eta_{ij}, \sigma_j^2)
+
+    Makes a Gaussian model of log-normalised expression, for example factor analysis, comparable
+    with count models. The encoder sees :math:`\log(1 + x_{ij} / s_i)`, centred and scaled.
+
+    Parameters
+    ----------
+    n_features
+        Number of features, G.
+    """
+
+    separable = True
+    support = RoundedLogNormal.support
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.intercept = nn.Parameter(torch.zeros(n_features))
+        self.log_scale = nn.Parameter(torch.zeros(n_features))
+        self.center: Tensor
+        self.spread: Tensor
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("spread", torch.ones(n_features))
+
+    def forward(
+        self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
+    ) -> TorchDistribution:
+        """Rounded log-normal distribution around ``intercept + eta``."""
+        scale = self.log_scale[features].exp()
+        return RoundedLogNormal(eta + self.intercept[features], scale, _size_factor(batch))
+
+    @torch.no_grad()
+    def initialize(self, batch: ObservedBatch) -> None:
+        """Start at the means and standard deviations of log(1 + x / s)."""
+        spread, center = torch.std_mean(self._logged(batch), dim=0, correction=0)
+        self.center.copy_(center)
+        self.spread.copy_(torch.where(spread > SMALLEST_SCALE, spread, 1.0))
+        self.intercept.copy_(center)
+        self.log_scale.copy_(spread.clamp_min(SMALLEST_SCALE).log())
+
+    def encoder_input(self, batch: ObservedBatch) -> Tensor:
+        """Return log(1 + x / s), standardised as seen at initialisation."""
+        return (self._logged(batch) - self.center) / self.spread
+
+    @staticmethod
+    def _logged(batch: ObservedBatch) -> Tensor:
+        return (batch.x / _size_factor(batch).unsqueeze(-1)).log1p()
 
 
 class BernoulliLikelihood(Likelihood):

@@ -29,7 +29,10 @@ def test_density_equals_a_mixture_of_scipy_laplaces(spike, slab, rate):
 def test_density_integrates_to_one(spike, slab, rate):
     law = mixture(spike, slab, rate)
     half, _ = integrate.quad(
-        lambda w: float(law.log_prob(torch.tensor(w, dtype=torch.float64)).exp()), 0, 60 / slab, limit=500,
+        lambda w: float(law.log_prob(torch.tensor(w, dtype=torch.float64)).exp()),
+        0,
+        60 / slab,
+        limit=500,
         points=[1 / spike, 10 / spike, 40 / spike],
     )
     assert 2 * half == pytest.approx(1, abs=1e-6)
@@ -68,8 +71,9 @@ def test_closed_form_rate_maximises_the_expected_log_posterior():
         data = included.sum() * math.log(rate) + (1 - included).sum() * math.log(1 - rate)
         return -float(data + stats.beta(1, g).logpdf(rate))
 
-    found = optimize.minimize_scalar(negative, bounds=(1e-6, 1 - 1e-6), method="bounded",
-                                     options={"xatol": 1e-10})
+    found = optimize.minimize_scalar(
+        negative, bounds=(1e-6, 1 - 1e-6), method="bounded", options={"xatol": 1e-10}
+    )
     assert float(included.sum() / (2 * g - 1)) == pytest.approx(found.x, abs=1e-6)
 
 

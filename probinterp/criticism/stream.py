@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probinterp.criticism.draws import Discrepancy, PredictiveDraw
+from probinterp.criticism.draws import Discrepancy
 from probinterp.criticism.reference import Reference, require_draw
 from probinterp.criticism.regime import RegimeNumber
 
@@ -83,7 +83,7 @@ class _Rows:
 
     def append(self, value: Tensor) -> None:
         if self._buffer is None:
-            self._buffer = value.new_empty((64, *value.shape))
+            self._buffer = value.new_empty((1, *value.shape))
         elif self._length == len(self._buffer):
             self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)])
         self._buffer[self._length] = value

@@ -1,17 +1,24 @@
-"""Genomics: AnnData in, factors, marker groups and gene set enrichment out."""
+"""Gene expression: from AnnData to a model and back, and what its factors mean.
+
+Importing this package imports anndata; ``import probinterp`` does not.
+"""
 
 from probinterp.genomics import datasets
 from probinterp.genomics.enrichment import enrich_factors, enrichment, read_gmt
 from probinterp.genomics.expression import ExpressionData, LoadReport, from_anndata
-from probinterp.genomics.factors import marker_groups, top_genes, write_factors
-from probinterp.genomics.splitting import split
+from probinterp.genomics.factors import factor_names, top_genes, write_factors
+from probinterp.genomics.markers import marker_groups
+from probinterp.genomics.splits import AnnDataSplit, ExpressionSplit, split
 
 __all__ = [
+    "AnnDataSplit",
     "ExpressionData",
+    "ExpressionSplit",
     "LoadReport",
     "datasets",
     "enrich_factors",
     "enrichment",
+    "factor_names",
     "from_anndata",
     "marker_groups",
     "read_gmt",

@@ -1,37 +1,55 @@
-"""The few places where AnnData versions differ."""
+"""Differences between versions of anndata and scanpy, kept in one place."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import pandas as pd
+import h5py
 from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+
+
+@contextmanager
+def third_party_quiet(modules: str) -> Iterator[None]:
+    """Ignore the deprecation notices of ``modules`` (a regular expression) for one call.
+
+    Filters are put back on exit, and only notices about the libraries' own future are ignored:
+    the caller of this package can do nothing about them.
+    """
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=modules)
+        yield
+
+
+def read_pbmc68k_reduced() -> AnnData:
+    """Read the file that scanpy ships; anndata announces the age of its format in a warning."""
+    with third_party_quiet("scanpy|anndata|legacy_api_wrap"):
+        import scanpy as sc
+
+        # anndata's notice about old files is raised on behalf of the caller of `read_h5ad`
+        warnings.filterwarnings("ignore", message=".*(older version|old format|legacy).*")
+        return sc.datasets.pbmc68k_reduced()
 
 
 def matrix_of(adata: AnnData, layer: str | None) -> Any:
-    """The matrix ``X`` or a layer; a backed one is opened once and not copied."""
-    if layer is None:
-        if adata.X is None:
-            raise ValueError("adata.X is None; name a layer with layer=.")
-        return adata.X
-    available = layer_names(adata)
-    if layer not in available:
-        raise KeyError(f"layer {layer!r} not in adata.layers; available: {available}.")
-    return adata.layers[layer]
+    """``X`` or a layer; bound once, because backed data make a new object at each access."""
+    return adata.X if layer is None else adata.layers[layer]
 
 
-def layer_names(adata: AnnData) -> list[str]:
-    """Names of the layers; anndata 0.13 lists ``X`` among them as None."""
-    return sorted(name for name in adata.layers if name is not None)
+def is_backed_by_rows(matrix: Any) -> bool:
+    """Whether ``matrix`` lies in a file and can be read by rows."""
+    return isinstance(matrix, CSRDataset | h5py.Dataset)
 
 
-def obs_column(adata: AnnData, key: str) -> pd.Series:
-    """One column of ``adata.obs``, or a ``KeyError`` that lists what there is."""
-    if key not in adata.obs.columns:
-        raise KeyError(f"{key!r} not in adata.obs; available: {sorted(map(str, adata.obs))}.")
-    return adata.obs[key]
+def is_backed_by_columns(matrix: Any) -> bool:
+    """Whether ``matrix`` lies in a file by columns."""
+    return isinstance(matrix, CSCDataset)
 
 
-def as_strings(labels: pd.Series) -> list[str]:
-    """Labels as Python strings, whatever the string type of pandas."""
-    return [str(label) for label in labels]
+def is_backed_sparse(matrix: Any) -> bool:
+    """Whether ``matrix`` lies in a file in a sparse format."""
+    return isinstance(matrix, CSRDataset | CSCDataset)

@@ -1,119 +1,191 @@
-"""Over-representation of gene sets among the genes of a factor."""
+"""Over-representation of gene sets in a list of genes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import gzip
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.stats import false_discovery_control, hypergeom
 
-from probinterp.genomics.factors import top_genes
-from probinterp.inference.posterior import Factors
+from probinterp.genomics.validation import listing
 
-COLUMNS = ["set", "n_overlap", "n_set", "n_genes", "n_background", "ratio", "p_value", "p_adjusted"]
+GeneSets = Mapping[str, Collection[str]]
 
 
 def read_gmt(path: str | Path) -> dict[str, frozenset[str]]:
-    """Gene sets of a GMT file: name, description and genes, separated by tabs.
+    """Read gene sets from a GMT file: name, description and genes, separated by tabs.
+
+    Parameters
+    ----------
+    path
+        File in UTF-8, also compressed with gzip if its name ends in ``.gz``. Blank lines and
+        empty fields after the description are passed over.
+
+    Returns
+    -------
+    dict
+        Genes of each set by its name, in file order.
 
     Raises
     ------
     ValueError
-        If a line has no gene, or a name stands twice; the text gives the line number.
+        If a line has no name or no gene, a name comes twice, or the file is not text or
+        holds no set; the message has the number of the line.
     """
+    path = Path(path)
     sets: dict[str, frozenset[str]] = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        name, *rest = line.split("\t")
-        genes = frozenset(gene.strip() for gene in rest[1:] if gene.strip())
-        if not name.strip() or not genes:
-            raise ValueError(
-                f"{path}, line {number}: expected name, description and genes separated by "
-                f"tabs, got {line[:60]!r}."
-            )
-        if name in sets:
-            raise ValueError(f"{path}, line {number}: gene set {name!r} stands twice.")
-        sets[name] = genes
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, mode="rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    name, genes = _gmt_line(line, f"{path}, line {number}")
+                    if name in sets:
+                        raise ValueError(f"{path}, line {number}: set {name!r} was read before.")
+                    sets[name] = genes
+    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
     if not sets:
         raise ValueError(f"{path} holds no gene set.")
     return sets
 
 
 def enrichment(
-    genes: Iterable[str],
-    gene_sets: Mapping[str, Iterable[str]],
-    background: Iterable[str],
+    genes: Collection[str],
+    gene_sets: GeneSets,
+    background: Collection[str],
     *,
     min_size: int = 5,
 ) -> pd.DataFrame:
-    r"""Hypergeometric test of every gene set, with Benjamini-Hochberg adjusted p values.
+    r"""Test whether gene sets are over-represented among ``genes``.
 
-    .. math:: p = \Pr(X \ge x), \quad X \sim \mathrm{Hypergeometric}(B, s, n)
+    With n genes drawn out of a background of M, k of them in a set that has K genes in the
+    background, the one-sided hypergeometric p-value is
 
-    for an overlap of x between n genes and a set of which s genes are in the background of B.
+    .. math:: p = P(X \ge k), \quad X \sim \mathrm{Hypergeometric}(M, K, n),
+
+    the same as Fisher's exact test with the alternative "greater".
 
     Parameters
     ----------
     genes
-        Genes of interest; all must be in the background.
+        Genes of interest without repetition, all of them in the background.
     gene_sets
-        Genes of each set; genes outside the background are ignored.
+        Genes of each set; those outside the background do not count.
     background
-        All genes that could have been found: those that were fitted, not the genome.
+        All genes that could have been in ``genes``: usually the genes that the model saw, not
+        the genome.
     min_size
         Sets with fewer genes in the background are not tested.
 
     Returns
     -------
-    DataFrame
-        One row a tested set, smallest p first: overlap, sizes, ratio of the overlap to its
-        expectation, p values, and the overlapping genes.
+    pandas.DataFrame
+        One row per tested set, by rising p-value: gene_set, size (genes in the background),
+        overlap, expected (mean of X), fold (overlap / expected), p_value, q_value
+        (Benjamini-Hochberg over the tested sets) and genes (the overlap, a sorted tuple).
+
+    Raises
+    ------
+    TypeError
+        If ``genes`` or ``background`` is one string.
+    ValueError
+        If genes are repeated or outside the background, or no set is left to test.
     """
-    universe, chosen = frozenset(background), frozenset(genes)
-    if not chosen or not chosen <= universe:
-        outside = sorted(chosen - universe)[:3]
+    universe = _unique(background, "background", repeats=True)
+    drawn = _unique(genes, "genes", repeats=False)
+    if outside := sorted(drawn - universe):
+        raise ValueError(f"genes outside the background: {listing(outside)}.")
+    if min_size < 1:
+        raise ValueError(f"min_size must be at least 1, got {min_size}.")
+    inside = {name: universe.intersection(members) for name, members in gene_sets.items()}
+    tested = {name: members for name, members in inside.items() if len(members) >= min_size}
+    if not tested:
         raise ValueError(
-            f"genes must be a non-empty part of the background, got {len(chosen)} genes"
-            + (f", of which {outside} are not in it." if outside else ".")
+            f"none of {len(inside)} gene sets has {min_size} genes in the background "
+            f"(the largest has {max(map(len, inside.values()), default=0)}); the background "
+            f"has names such as {listing(sorted(universe), 3)}: are they of the same kind?"
         )
-    rows = []
-    for name, members in gene_sets.items():
-        inside = universe.intersection(members)
-        if len(inside) < min_size:
-            continue
-        overlap = sorted(chosen & inside)
-        p = stats.hypergeom.sf(len(overlap) - 1, len(universe), len(inside), len(chosen))
-        ratio = len(overlap) * len(universe) / (len(inside) * len(chosen))
-        sizes = (len(overlap), len(inside), len(chosen), len(universe))
-        rows.append((name, *sizes, ratio, float(p), float("nan"), ", ".join(overlap)))
-    table = pd.DataFrame(rows, columns=[*COLUMNS, "genes"])
-    if rows:
-        table["p_adjusted"] = stats.false_discovery_control(table["p_value"])
-    return table.sort_values("p_value", kind="stable", ignore_index=True)
+    found = [tuple(sorted(members & drawn)) for members in tested.values()]
+    size = np.array([len(members) for members in tested.values()])
+    overlap = np.array([len(common) for common in found])
+    expected = size * len(drawn) / len(universe)
+    p_value = np.clip(hypergeom.sf(overlap - 1, len(universe), size, len(drawn)), 0, 1)
+    result = pd.DataFrame(
+        {
+            "gene_set": np.array(list(tested), dtype=object),
+            "size": size,
+            "overlap": overlap,
+            "expected": expected,
+            "fold": overlap / expected,
+            "p_value": p_value,
+            "q_value": false_discovery_control(p_value),
+            "genes": pd.Series(found, dtype=object),
+        }
+    )
+    return result.sort_values("p_value", kind="stable", ignore_index=True)
 
 
 def enrich_factors(
-    factors: Factors,
-    var_names: Sequence[str],
-    gene_sets: Mapping[str, Iterable[str]],
+    top: pd.DataFrame,
+    gene_sets: GeneSets,
+    background: Collection[str],
     *,
-    n_genes: int = 50,
     min_size: int = 5,
 ) -> pd.DataFrame:
-    """:func:`enrichment` of every factor's top genes against all fitted genes.
+    """Test gene sets among the top genes of every factor.
 
-    The p values are adjusted over all sets and factors together.
+    Parameters
+    ----------
+    top
+        Table with the columns factor and gene, such as :func:`top_genes` returns.
+    gene_sets, background, min_size
+        As in :func:`enrichment`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows of :func:`enrichment` with the factor in front; q-values are
+        Benjamini-Hochberg over all factors and sets together.
     """
-    tops = top_genes(factors, var_names, n_genes).groupby("factor", sort=False)["gene"]
-    tables = [
-        enrichment(genes, gene_sets, var_names, min_size=min_size).assign(factor=name)
-        for name, genes in tops
-    ]
-    if not tables:
-        raise ValueError("no factor has a gene in its support.")
-    table = pd.concat(tables, ignore_index=True)
-    if len(table):
-        table["p_adjusted"] = stats.false_discovery_control(table["p_value"])
-    return table[["factor", *COLUMNS, "genes"]]
+    if missing := {"factor", "gene"} - set(top.columns):
+        raise KeyError(f"top lacks the columns {sorted(missing)}; got {list(top.columns)}.")
+    if top.empty:
+        raise ValueError("top holds no gene: every loading is zero.")
+    tables = []
+    for factor, rows in top.groupby("factor", sort=False, observed=True):
+        table = enrichment(list(rows["gene"]), gene_sets, background, min_size=min_size)
+        table.insert(0, "factor", factor)
+        tables.append(table)
+    result = pd.concat(tables, ignore_index=True)
+    result["q_value"] = false_discovery_control(result["p_value"].to_numpy())
+    return result
+
+
+def _gmt_line(line: str, where: str) -> tuple[str, frozenset[str]]:
+    fields = [field.strip() for field in line.rstrip("\r\n").split("\t")]
+    genes = frozenset(filter(None, fields[2:]))
+    if not fields[0] or not genes:
+        raise ValueError(
+            f"{where}: expected name, description and genes separated by tabs, "
+            f"got {len(fields)} fields: {line.strip()[:60]!r}."
+        )
+    return fields[0], genes
+
+
+def _unique(genes: Collection[str], name: str, *, repeats: bool) -> frozenset[str]:
+    if isinstance(genes, str):
+        raise TypeError(f"{name} must be a collection of names, got one string {genes!r}.")
+    names = list(genes)
+    if not names:
+        raise ValueError(f"{name} is empty.")
+    if wrong := [gene for gene in names if not isinstance(gene, str)]:
+        raise TypeError(f"{name} must hold strings, got {type(wrong[0]).__name__} {wrong[0]!r}.")
+    unique = frozenset(names)
+    if not repeats and len(unique) < len(names):
+        twice = sorted(gene for gene in unique if names.count(gene) > 1)
+        raise ValueError(f"{name} are repeated: {listing(twice)}.")
+    return unique

@@ -1,120 +1,187 @@
-"""Expression data: AnnData in, checked minibatches out."""
+"""From an AnnData to observations that a model can be fitted to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from probinterp.genomics.compat import as_strings, matrix_of, obs_column
-from probinterp.genomics.matrices import (
-    Names,
-    Totals,
-    as_rows,
-    checked_totals,
-    in_memory,
-    read_rows,
+from probinterp.genomics.annotation import (
+    Study,
+    check_layout,
+    gene_order,
+    numeric_column,
+    study_column,
 )
+from probinterp.genomics.backed import BackedRows
+from probinterp.genomics.compat import (
+    is_backed_by_columns,
+    is_backed_by_rows,
+    is_backed_sparse,
+    matrix_of,
+)
+from probinterp.genomics.validation import (
+    Origin,
+    Summary,
+    check_dtype,
+    checked_matrix,
+    float32_copy,
+    listing,
+    row_blocks,
+    row_tensor,
+    summarise,
+)
+from probinterp.inference.data import ArrayData
 from probinterp.models.base import Batch
 
-BACKED_BLOCK = 1024
 
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`from_anndata` has read and what it has left out.
 
-class LoadReport(NamedTuple):
-    """What was left out while reading, and from where.
-
-    Attributes
+    Parameters
     ----------
-    where
-        Matrix that was read, ``"adata.X"`` or ``"layer 'counts'"``.
-    empty_cells, empty_genes
-        Names of cells and genes without a single count, which were dropped.
+    source
+        ``"X"`` or the layer.
+    storage
+        ``"dense"``, ``"csr"``, ``"backed dense"`` or ``"backed csr"``.
+    counts
+        Whether the values were checked to be counts.
+    size_factor_key
+        ``obs`` column of the library sizes; None for row sums or no size factors.
+    dropped_obs, dropped_vars
+        Names of all-zero cells and genes that ``drop_empty=True`` has left out.
+    ignored_vars
+        Genes of the query that the reference data (``like``) do not have.
+    reordered_vars
+        Whether genes were put into the order of the reference data.
+    unused_studies
+        Categories of the study column without any cell, left out.
     """
 
-    where: str
-    empty_cells: tuple[str, ...]
-    empty_genes: tuple[str, ...]
+    source: str
+    storage: str
+    counts: bool
+    size_factor_key: str | None = None
+    dropped_obs: tuple[str, ...] = ()
+    dropped_vars: tuple[str, ...] = ()
+    ignored_vars: tuple[str, ...] = ()
+    reordered_vars: bool = False
+    unused_studies: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: dropped {len(self.empty_cells)} cells and "
-            f"{len(self.empty_genes)} genes without counts"
-        )
+        lines = [f"{self.source} ({self.storage}, {'counts' if self.counts else 'values'})"]
+        for what in ("dropped_obs", "dropped_vars", "ignored_vars", "unused_studies"):
+            if names := getattr(self, what):
+                lines.append(f"{what}: {len(names)}: {listing(names)}")
+        if self.reordered_vars:
+            lines.append("genes put into the order of the reference data")
+        return "\n".join(lines)
 
 
+@dataclass(frozen=True, eq=False)
 class ExpressionData:
-    """Checked expression values of N cells and G genes that minibatches can be cut from.
+    """Cells by genes with the names that lead back to the AnnData; see :func:`from_anndata`.
 
-    Made by :func:`from_anndata`. Sparse rows stay sparse until they reach the model's device;
-    rows of a backed file are read when they are asked for.
-
-    Attributes
+    Parameters
     ----------
+    data
+        Values, size factors and studies: in memory, or backed by a file.
     obs_names, var_names
-        Names of cells (N,) and genes (G,).
-    size_factor
-        Library size over the median library size of the training data, (N,), or None.
+        Names of the N cells and the G genes.
+    study_names
+        Name of each study index, or None without studies.
+    library_size
+        Total count of each cell, (N,), or None where there are no size factors.
     median_library_size
-        That median, to be used for held-out data.
-    study, study_names
-        Index of each cell's study, (N,), and the names of the studies; None and () without.
+        Library size that the size factor 1 stands for, or None.
     report
-        What was dropped.
+        What was read and what was left out.
     """
 
-    def __init__(
-        self,
-        matrix: Any,
-        rows: np.ndarray,
-        genes: np.ndarray | None,
-        names: tuple[np.ndarray, np.ndarray],
-        sizes: tuple[Tensor | None, float | None],
-        studies: tuple[Tensor | None, tuple[str, ...]],
-        report: LoadReport,
-    ) -> None:
-        self._matrix, self._rows, self._genes = matrix, rows, genes
-        self.obs_names, self.var_names = names
-        self.size_factor, self.median_library_size = sizes
-        self.study, self.study_names = studies
-        self.report = report
-        self.block_size = 1 if in_memory(matrix) else BACKED_BLOCK
+    data: ArrayData | BackedRows
+    obs_names: pd.Index
+    var_names: pd.Index
+    study_names: tuple[str, ...] | None
+    library_size: NDArray[np.float64] | None
+    median_library_size: float | None
+    report: LoadReport
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.obs_names)
 
     @property
-    def n_features(self) -> int:
+    def n_obs(self) -> int:
+        """Number of cells, N."""
+        return len(self.obs_names)
+
+    @property
+    def n_vars(self) -> int:
         """Number of genes, G."""
         return len(self.var_names)
 
-    def batch(self, index: Tensor | None = None) -> Batch:
-        """Cells ``index`` (B,), or all of them; ``x`` is float32, sparse where the source is."""
-        chosen = slice(None) if index is None else index
-        x = read_rows(self._matrix, self._rows[chosen], self._genes)
-        study = None if self.study is None else self.study[chosen]
-        size_factor = None if self.size_factor is None else self.size_factor[chosen]
-        return Batch(x, study, size_factor)
+    @property
+    def block_size(self) -> int:
+        """How many neighbouring cells are cheapest to read together: 1 in memory."""
+        return self.data.block_size if isinstance(self.data, BackedRows) else 1
 
-    def subset(self, index: Tensor | Sequence[int]) -> ExpressionData:
-        """Keep the cells ``index``, in that order; size factors stay as they are."""
-        chosen = torch.as_tensor(index, dtype=torch.int64)
-        sizes = None if self.size_factor is None else self.size_factor[chosen]
+    def batch(self, index: Tensor | None = None) -> Batch:
+        """Cells ``index`` (B,), or all of them; ``x`` is dense or ``sparse_csr``, as stored."""
+        return self.data.batch(index)
+
+    def subset(self, index: ArrayLike | Tensor) -> ExpressionData:
+        """Keep the cells ``index`` (positions or a Boolean mask), in that order.
+
+        The median library size stays, so that size factors keep their meaning.
+
+        Raises
+        ------
+        IndexError
+            If a position lies outside 0..N-1 or a mask has another length than N.
+        """
+        positions = _positions(index, len(self))
         return ExpressionData(
-            self._matrix,
-            self._rows[chosen.numpy()],
-            self._genes,
-            (self.obs_names[chosen.numpy()], self.var_names),
-            (sizes, self.median_library_size),
-            (None if self.study is None else self.study[chosen], self.study_names),
+            self.data.subset(torch.from_numpy(positions)),
+            self.obs_names[positions],
+            self.var_names,
+            self.study_names,
+            None if self.library_size is None else self.library_size[positions],
+            self.median_library_size,
             self.report,
         )
 
-    def __repr__(self) -> str:
-        return f"ExpressionData({len(self)} cells x {self.n_features} genes; {self.report})"
+    def with_median_library_size(self, median: float) -> ExpressionData:
+        """Return the same cells with the size factor 1 at another library size.
+
+        Raises
+        ------
+        ValueError
+            If ``median`` is not positive and finite, or if the data have no size factors.
+        """
+        if self.library_size is None:
+            raise ValueError("these data have no library sizes to be scaled.")
+        median = _checked_median(median)
+        factor = _size_factor(self.library_size, median)
+        if isinstance(self.data, BackedRows):
+            data: ArrayData | BackedRows = self.data.with_size_factor(factor)
+        else:
+            data = ArrayData(self.data.x, size_factor=factor, study=self.data.study)
+        return ExpressionData(
+            data,
+            self.obs_names,
+            self.var_names,
+            self.study_names,
+            self.library_size,
+            median,
+            self.report,
+        )
 
 
 def from_anndata(
@@ -122,147 +189,224 @@ def from_anndata(
     *,
     layer: str | None = None,
     counts: bool = True,
-    size_factor_key: str | None = None,
     study_key: str | None = None,
+    size_factor_key: str | None = None,
+    median_library_size: float | None = None,
     like: ExpressionData | None = None,
+    drop_empty: bool = False,
 ) -> ExpressionData:
-    """Check an AnnData object and make it ready for :func:`probinterp.fit`.
+    r"""Read cells by genes out of an AnnData, checking every entry before any model sees it.
+
+    The size factor of cell i is :math:`s_i = \ell_i / \mathrm{median}(\ell)` with the library
+    size :math:`\ell_i`: the sum of its row over the genes read, or ``obs[size_factor_key]``.
 
     Parameters
     ----------
     adata
-        Cells by genes: dense, CSR, CSC, a view, or backed by a file (not CSC).
+        Annotated data, in memory, a view, or backed by an h5ad file that holds the matrix dense or
+        CSR. Backed data stay in the file and are read in blocks; ``adata`` must stay open.
     layer
-        Layer to read; default ``adata.X``.
+        Layer to read; None reads ``X``.
     counts
-        Whether the values must be counts. Cells and genes without a single count are dropped
-        and listed in ``report``; normalised values need ``counts=False``.
-    size_factor_key
-        Column of ``adata.obs`` with total counts a cell, where these are not the row sums of
-        the matrix (for example after a choice of genes).
+        Whether the values must be counts: integers from 0 to 2**24. With False any finite
+        numbers are accepted, and there are size factors only with ``size_factor_key``.
     study_key
-        Column of ``adata.obs`` with the study or donor of each cell.
+        ``obs`` column (categorical, strings, integers or Booleans) that names each cell's study.
+    size_factor_key
+        ``obs`` column with total counts to use instead of row sums, such as ``"n_counts"`` when
+        the matrix holds a selection of the genes that were counted.
+    median_library_size
+        Library size that the size factor 1 stands for; None takes the median of these cells.
     like
-        Training data. Genes are put into their order by name, studies and the median library
-        size are taken from there, and no gene is dropped.
+        Training data that held-out data must match: genes are put into the same order by name,
+        and median library size and study names are those of ``like``.
+    drop_empty
+        Whether all-zero cells and genes are left out (and listed in ``report``) or refused. Genes
+        are never left out when ``like`` says which there are.
 
     Returns
     -------
     ExpressionData
-        With size factors for counts.
+        A float32 copy, sparse where the source is sparse; later changes of ``adata`` do not
+        reach it (backed data are read anew from the file).
 
     Raises
     ------
     TypeError
-        If ``adata`` or its matrix has the wrong type.
+        If an argument, the matrix or a column has the wrong type.
     KeyError
-        If a layer, column, gene or study is missing; the text lists what there is.
+        If a layer, a column, a gene of ``like`` or a study of ``like`` is missing.
     ValueError
-        If a value is NaN, infinite, negative, no integer, too large, or a name stands twice.
+        If names are duplicated, the data are empty, or an entry is not usable; the message
+        names the cell, the gene and the layer.
+
+    Notes
+    -----
+    Booleans are read as 0 and 1. ``np.matrix`` is read as an array. A view of backed data is read
+    into memory; to split a backed file, split the result of this function.
     """
-    if not isinstance(adata, AnnData):
-        raise TypeError(f"adata must be an AnnData object, got {type(adata).__name__}.")
-    where = "adata.X" if layer is None else f"layer {layer!r}"
-    if 0 in adata.shape:
-        raise ValueError(f"adata must hold cells and genes, got shape {adata.shape}.")
-    cells = _unique_names(adata.obs_names, "adata.obs_names")
-    genes = _unique_names(adata.var_names, "adata.var_names")
-    matrix = as_rows(matrix_of(adata, layer), where)
-    totals = checked_totals(matrix, Names(cells, genes, where), counts=counts)
-    rows = np.flatnonzero(totals.cells > 0) if counts else np.arange(len(cells))
-    if len(rows) == 0:
-        raise ValueError(f"{where} holds no count at all.")
-    columns = _columns(genes, totals, counts, like)
-    dropped = np.setdiff1d(np.arange(len(genes)), columns) if like is None else []
-    empty_cells = np.setdiff1d(np.arange(len(cells)), rows)
-    identity = len(columns) == len(genes) and bool((columns == np.arange(len(genes))).all())
+    check_layout(adata, layer)
+    _check_options(counts, size_factor_key, study_key, median_library_size, like)
+    genes = gene_order(adata.var_names, None if like is None else like.var_names)
+    source = "X" if layer is None else f"layer {layer!r}"
+    origin = Origin(source, adata.obs_names, adata.var_names[genes.take])
+    matrix, summary = _read(matrix_of(adata, layer), genes.columns, origin, counts)
+    keep = _occupied(summary, origin, drop_empty, genes_fixed=like is not None)
+
+    known = None if like is None else like.study_names
+    study = None if study_key is None else study_column(adata, study_key, keep.obs, known)
+    library = summary.total if counts else None
+    if size_factor_key is not None:
+        library = numeric_column(adata, size_factor_key)
+    if library is not None:
+        library = library[keep.obs]
+        given = median_library_size if like is None else like.median_library_size
+        median_library_size = _checked_median(np.median(library) if given is None else given)
+    report = LoadReport(
+        source,
+        _storage(matrix),
+        counts,
+        size_factor_key,
+        dropped_obs=tuple(origin.obs_names[~keep.obs]),
+        dropped_vars=tuple(origin.var_names[~keep.vars]),
+        ignored_vars=genes.ignored,
+        reordered_vars=genes.reordered,
+        unused_studies=() if study is None else study.unused,
+    )
     return ExpressionData(
-        matrix,
-        rows,
-        None if identity else columns,
-        (cells[rows], genes[columns]),
-        _size_factors(adata, totals, rows, counts, size_factor_key, like),
-        _studies(adata, study_key, rows, like),
-        LoadReport(where, tuple(cells[empty_cells]), tuple(genes[dropped]) if len(dropped) else ()),
+        _compose(matrix, keep, _size_factor(library, median_library_size), study),
+        origin.obs_names[keep.obs],
+        origin.var_names[keep.vars],
+        None if study is None else study.names,
+        library,
+        median_library_size,
+        report,
     )
 
 
-def _unique_names(index: Any, where: str) -> np.ndarray:
-    names = np.asarray([str(name) for name in index], dtype=object)
-    unique, counts = np.unique(names, return_counts=True)
-    if len(unique) < len(names):
-        raise ValueError(
-            f"{where} must be unique, but {unique[counts > 1][0]!r} stands "
-            f"{int(counts.max())} times ({int((counts > 1).sum())} names repeat)."
-        )
-    return names
+class _Kept(NamedTuple):
+    obs: NDArray[np.bool_]
+    vars: NDArray[np.bool_]
 
 
-def _columns(
-    genes: np.ndarray, totals: Totals, counts: bool, like: ExpressionData | None
-) -> np.ndarray:
-    """Columns to read, in order: those of the training data, or all that have a count."""
+def _check_options(
+    counts: Any,
+    size_factor_key: str | None,
+    study_key: str | None,
+    median_library_size: float | None,
+    like: Any,
+) -> None:
+    if not isinstance(counts, bool):
+        raise TypeError(f"counts must be True or False, got {counts!r}.")
+    if median_library_size is not None:
+        if like is not None:
+            raise ValueError("give median_library_size or like, not both.")
+        if not counts and size_factor_key is None:
+            raise ValueError("median_library_size has no use with counts=False: no size factors.")
     if like is None:
-        return np.flatnonzero(totals.genes > 0) if counts else np.arange(len(genes))
-    position = {name: column for column, name in enumerate(genes)}
-    missing = [name for name in like.var_names if name not in position]
-    if missing:
-        raise KeyError(
-            f"{len(missing)} of the {like.n_features} genes of the training data are missing, "
-            f"for example {missing[:3]}."
-        )
-    return np.array([position[name] for name in like.var_names])
-
-
-def _size_factors(
-    adata: AnnData,
-    totals: Totals,
-    rows: np.ndarray,
-    counts: bool,
-    key: str | None,
-    like: ExpressionData | None,
-) -> tuple[Tensor | None, float | None]:
-    if not counts and key is None:
-        return None, None
-    sizes = totals.cells if key is None else _numeric(adata, key)
-    sizes = sizes[rows]
-    bad = ~(np.isfinite(sizes) & (sizes > 0))
-    if bad.any():
-        cell = adata.obs_names[rows[np.flatnonzero(bad)[0]]]
+        return
+    if not isinstance(like, ExpressionData):
+        raise TypeError(f"like must be an ExpressionData, got {type(like).__name__}.")
+    asked = {"counts": counts, "size_factor_key": size_factor_key}
+    for name, value in asked.items():
+        if value != getattr(like.report, name):
+            raise ValueError(
+                f"{name}={value!r}, but the reference data were read with "
+                f"{name}={getattr(like.report, name)!r}."
+            )
+    if (study_key is None) != (like.study_names is None):
         raise ValueError(
-            f"library sizes in adata.obs[{key!r}] must be positive and finite, got "
-            f"{sizes[bad][0]} in cell {cell!r}."
+            f"study_key={study_key!r}, but the studies of the reference data are "
+            f"{like.study_names}."
         )
-    median = float(np.median(sizes)) if like is None else like.median_library_size
-    if median is None:
-        raise ValueError("like was read without counts, so it has no median library size.")
-    return torch.from_numpy((sizes / median).astype(np.float32)), median
 
 
-def _numeric(adata: AnnData, key: str) -> np.ndarray:
-    column = obs_column(adata, key)
-    try:
-        return column.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError) as error:
+def _read(
+    matrix: Any, columns: NDArray[np.int64] | None, origin: Origin, counts: bool
+) -> tuple[Any, Summary]:
+    if is_backed_by_columns(matrix):
         raise TypeError(
-            f"adata.obs[{key!r}] must hold numbers, got dtype {column.dtype}."
-        ) from error
+            f"{origin.source} is stored by columns (CSC) in the file, which is slow to read by "
+            "rows; read it with adata.to_memory(), or write it again as CSR."
+        )
+    if is_backed_by_rows(matrix):
+        check_dtype(matrix.dtype, origin.source)
+        rows = BackedRows(matrix, np.arange(len(origin.obs_names)), columns, origin.source)
+        return rows, summarise(rows.blocks(), origin, counts=counts)
+    checked = checked_matrix(matrix, origin.source)
+    checked = checked if columns is None else checked[:, columns]
+    return checked, summarise(row_blocks(checked), origin, counts=counts)
 
 
-def _studies(
-    adata: AnnData, key: str | None, rows: np.ndarray, like: ExpressionData | None
-) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Index of each cell's study by name; unused categories do not count."""
-    if key is None:
-        return None, ()
-    column = obs_column(adata, key).iloc[rows]
-    if column.isna().any():
-        cell = adata.obs_names[rows[np.flatnonzero(column.isna())[0]]]
-        raise ValueError(f"adata.obs[{key!r}] has no value in cell {cell!r}.")
-    labels = as_strings(column)
-    names = tuple(sorted(set(labels))) if like is None else like.study_names
-    unknown = sorted(set(labels) - set(names))
-    if unknown:
-        raise KeyError(f"studies {unknown} are not in the training data, which has {list(names)}.")
-    position = {name: number for number, name in enumerate(names)}
-    return torch.tensor([position[label] for label in labels]), names
+def _occupied(summary: Summary, origin: Origin, drop_empty: bool, *, genes_fixed: bool) -> _Kept:
+    seen = np.ones_like(summary.seen) if genes_fixed else summary.seen
+    keep = _Kept(summary.total > 0, seen)
+    for what, kept, names in (
+        ("cells", keep.obs, origin.obs_names),
+        ("genes", keep.vars, origin.var_names),
+    ):
+        if not kept.any():
+            raise ValueError(f"{origin.source} holds nothing but zeros.")
+        if not (kept.all() or drop_empty):
+            raise ValueError(
+                f"{origin.source} holds {(~kept).sum()} {what} with nothing but zeros: "
+                f"{listing(names[~kept])}; filter them, or leave them out with drop_empty=True."
+            )
+    return keep
+
+
+def _compose(
+    matrix: Any, keep: _Kept, size_factor: Tensor | None, study: Study | None
+) -> ArrayData | BackedRows:
+    index = None if study is None else study.of_cell
+    if isinstance(matrix, BackedRows):
+        columns = np.arange(len(keep.vars)) if matrix.columns is None else matrix.columns
+        chosen = matrix.columns if keep.vars.all() else columns[keep.vars]
+        return BackedRows(
+            matrix.matrix,
+            matrix.rows[keep.obs],
+            chosen,
+            matrix.source,
+            size_factor=size_factor,
+            study=index,
+        )
+    kept = matrix if keep.obs.all() else matrix[keep.obs]
+    values = float32_copy(kept if keep.vars.all() else kept[:, keep.vars])
+    return ArrayData(row_tensor(values), size_factor=size_factor, study=index)
+
+
+def _storage(matrix: Any) -> str:
+    if isinstance(matrix, BackedRows):
+        return f"backed {'csr' if is_backed_sparse(matrix.matrix) else 'dense'}"
+    return "csr" if sp.issparse(matrix) else "dense"
+
+
+def _checked_median(median: float) -> float:
+    if not (np.isfinite(median) and median > 0):
+        raise ValueError(f"the median library size must be positive and finite, got {median}.")
+    return float(median)
+
+
+def _size_factor(library: NDArray[np.float64] | None, median: float | None) -> Tensor | None:
+    if library is None or median is None:
+        return None
+    return torch.from_numpy((library / median).astype(np.float32))
+
+
+def _positions(index: Any, n_obs: int) -> NDArray[np.int64]:
+    found = index.numpy() if isinstance(index, Tensor) else np.asarray(index)
+    if found.ndim != 1 or found.dtype.kind not in "biu" and found.size:
+        raise TypeError(
+            f"expected positions or a Boolean mask of shape (B,), got dtype {found.dtype}, "
+            f"shape {found.shape}."
+        )
+    if found.dtype.kind == "b":
+        if len(found) != n_obs:
+            raise IndexError(f"the mask has {len(found)} entries for {n_obs} cells.")
+        return np.flatnonzero(found)
+    positions = found.astype(np.int64)
+    if positions.size and not (positions.min() >= 0 and positions.max() < n_obs):
+        raise IndexError(
+            f"positions must lie in 0..{n_obs - 1}, got {positions.min()}..{positions.max()}."
+        )
+    return positions

@@ -1,176 +1,261 @@
-"""Factors written back to AnnData, and tables that a biologist can read."""
+"""Write factors into an AnnData, and read from them which genes they stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import stats
+from numpy.typing import NDArray
+from torch import Tensor
 
+from probinterp.genomics.annotation import check_anndata
+from probinterp.genomics.expression import ExpressionData
+from probinterp.genomics.validation import listing
 from probinterp.inference.posterior import Factors
+
+
+def factor_names(n_factors: int) -> list[str]:
+    """Names of factors in tables and figures, counted from 1."""
+    return [f"factor_{number}" for number in range(1, n_factors + 1)]
 
 
 def write_factors(
     adata: AnnData,
     factors: Factors,
     *,
-    var_names: Sequence[str] | None = None,
-    obs_names: Sequence[str] | None = None,
     key: str = "sparse_vae",
+    data: ExpressionData | None = None,
+    params: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    **settings: str | float,
 ) -> None:
-    """Write scores, loadings and inclusion probabilities into an AnnData object.
+    """Write factors into an AnnData in place.
 
     Parameters
     ----------
     adata
-        Cells and genes that were fitted, or more of either.
+        Annotated data, not a view; its cells and genes are matched by name if ``data`` is given,
+        otherwise by position.
     factors
-        What :func:`probinterp.factors` returned.
-    var_names, obs_names
-        Names of the genes and cells of ``factors``, in order; default those of ``adata``.
-        Cells and genes of ``adata`` that are not among them get NaN.
+        Scores and scales (N, K), loadings and inclusion (G, K) or None.
     key
-        Written are ``obsm["X_<key>"]`` (N, K), ``varm["<key>_loadings"]`` and
-        ``varm["<key>_inclusion"]`` (G, K), and ``uns["<key>"]``.
+        Name of the model; see Notes.
+    data
+        The data that the factors were computed on. Needed when these are a part of the cells
+        or genes of ``adata``; the others get NaN: they were not in the model.
+    params
+        Settings to keep: numbers, strings, Booleans and mappings of them; lists and None are
+        written as JSON text.
     overwrite
-        Replace what an earlier call wrote.
-    **settings
-        Plain values to keep in ``uns["<key>"]["settings"]``.
+        Whether results under the same key are replaced.
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData, ``key`` or a setting cannot be written.
     KeyError
-        If the key is taken, or a name is not in ``adata``.
+        If a cell or gene of ``data`` is not in ``adata``.
     ValueError
-        If ``adata`` is a view, or shapes do not fit.
+        If ``adata`` is a view, the key is taken, a shape does not match or a number is not finite.
+
+    Notes
+    -----
+    Writes ``obsm["X_<key>"]`` (scores), ``obsm["<key>_scale"]`` (posterior standard deviations),
+    ``varm["<key>_loadings"]``, ``varm["<key>_inclusion"]`` and ``uns["<key>"]`` (factor names,
+    columns in the model, sizes, settings). Nothing is written unless all checks have passed.
     """
+    check_anndata(adata)
     if adata.is_view:
-        raise ValueError("adata is a view; write to adata.copy(), which owns its arrays.")
-    if key in adata.uns and not overwrite:
-        raise KeyError(f"adata.uns[{key!r}] exists; pass overwrite=True or another key.")
-    cells = _positions(adata.obs_names, obs_names, len(factors.scores), "scores", "obs_names")
-    adata.obsm[f"X_{key}"] = _spread(factors.scores.numpy(), cells, adata.n_obs)
-    for name, values in {"loadings": factors.loadings, "inclusion": factors.inclusion}.items():
-        if values is None:
-            continue
-        genes = _positions(adata.var_names, var_names, len(values), name, "var_names")
-        adata.varm[f"{key}_{name}"] = _spread(values.numpy(), genes, adata.n_vars)
-    adata.uns[key] = {
-        "factor_names": np.array(factors.names, dtype=object).astype(str),
-        "columns": factors.columns.numpy(),
-        "n_factors": len(factors.columns),
-        "settings": settings,
+        raise ValueError("adata is a view; write to adata.copy(), or to the AnnData it is from.")
+    if not isinstance(key, str) or not key or "/" in key:
+        raise TypeError(f"key must be a non-empty string without '/', got {key!r}.")
+    obs_names = adata.obs_names if data is None else data.obs_names
+    var_names = adata.var_names if data is None else data.var_names
+    n_factors = _checked_shapes(factors, len(obs_names), len(var_names), data is not None)
+    cells = _places(adata.obs_names, obs_names, "cells")
+    genes = _places(adata.var_names, var_names, "genes")
+    summary = {
+        "factor_names": np.array(factor_names(n_factors), dtype=object),
+        "columns": _array(factors.columns).astype(np.int64),
+        "n_factors": n_factors,
+        "n_obs": len(obs_names),
+        "n_vars": len(var_names),
+        "params": _storable(params or {}),
     }
+    tables: dict[str, dict[str, Tensor | None]] = {
+        "obsm": {f"X_{key}": factors.scores, f"{key}_scale": factors.scales},
+        "varm": {f"{key}_loadings": factors.loadings, f"{key}_inclusion": factors.inclusion},
+    }
+    _make_room(adata, key, tables, overwrite)
+    for axis, places, n_rows in (("obsm", cells, adata.n_obs), ("varm", genes, adata.n_vars)):
+        for name, value in tables[axis].items():
+            if value is not None:
+                getattr(adata, axis)[name] = _expanded(_array(value), places, n_rows)
+    adata.uns[key] = summary
 
 
-def top_genes(factors: Factors, var_names: Sequence[str], n: int = 10) -> pd.DataFrame:
-    """The genes with the largest loadings of each factor.
+def top_genes(
+    factors: Factors | AnnData,
+    n: int = 10,
+    *,
+    key: str = "sparse_vae",
+    var_names: Any = None,
+) -> pd.DataFrame:
+    """List the genes with the largest loadings of each factor.
 
     Parameters
     ----------
     factors
-        What :func:`probinterp.factors` returned; only genes in the support are listed.
-    var_names
-        Names of the genes, (G,).
+        Factors with loadings, or an AnnData that :func:`write_factors` has filled.
     n
-        Genes a factor at most.
+        Largest number of genes per factor. Genes with a loading of exactly zero are never listed.
+    key
+        Name of the model in the AnnData.
+    var_names
+        Names of the G genes; needed for factors, refused for an AnnData.
 
     Returns
     -------
-    DataFrame
-        Columns ``factor``, ``rank``, ``gene``, ``loading`` and, where known, ``inclusion``;
-        factors in order, genes by falling absolute loading.
+    pandas.DataFrame
+        Columns factor, rank (from 1), gene, loading (with its sign), inclusion (NaN if
+        unknown); ordered by factor, then by falling absolute loading. Ties keep the gene order.
+
+    Raises
+    ------
+    TypeError, KeyError, ValueError
+        If there are no loadings, or names are missing or do not match.
     """
-    loadings, support = factors.loadings, factors.support
-    if loadings is None or support is None:
-        raise ValueError("these factors have no loadings: the model's decoder is not sparse.")
-    if len(var_names) != len(loadings):
-        raise ValueError(f"var_names must name {len(loadings)} genes, got {len(var_names)}.")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}.")
-    rows = []
-    for column, name in enumerate(factors.names):
-        size = (loadings[:, column].abs() * support[:, column]).numpy()
-        chosen = np.argsort(-size, kind="stable")[: min(n, int(support[:, column].sum()))]
-        for rank, gene in enumerate(chosen, 1):
-            row: dict[str, Any] = {"factor": name, "rank": rank, "gene": str(var_names[gene])}
-            row["loading"] = float(loadings[gene, column])
-            if factors.inclusion is not None:
-                row["inclusion"] = float(factors.inclusion[gene, column])
-            rows.append(row)
-    columns = ["factor", "rank", "gene", "loading"]
-    return pd.DataFrame(rows, columns=columns + ["inclusion"] * (factors.inclusion is not None))
+    if isinstance(factors, AnnData):
+        names, loadings, inclusion, genes = _written(factors, key, var_names)
+    else:
+        names, loadings, inclusion, genes = _computed(factors, var_names)
+    size = np.nan_to_num(np.abs(loadings))  # genes outside the model hold NaN
+    order = np.argsort(-size, axis=0, kind="stable")[:n]  # (n, K)
+    rank, factor = np.nonzero(np.take_along_axis(size, order, axis=0))
+    by_factor = np.lexsort((rank, factor))
+    rank, factor = rank[by_factor], factor[by_factor]
+    gene = order[rank, factor]
+    return pd.DataFrame(
+        {
+            "factor": np.asarray(names, dtype=object)[factor],
+            "rank": rank + 1,
+            "gene": np.asarray(genes, dtype=object)[gene],
+            "loading": loadings[gene, factor],
+            "inclusion": np.nan if inclusion is None else inclusion[gene, factor],
+        }
+    )
 
 
-def marker_groups(
-    factors: Factors, groups: Sequence[str] | pd.Series, *, min_cells: int = 3
-) -> pd.DataFrame:
-    r"""Which group of cells each factor marks.
-
-    For every factor and group, the area under the ROC curve of the factor's score for the
-    group against all other cells, :math:`U / (n_1 n_0)`, with the two-sided Mann-Whitney test.
-
-    Parameters
-    ----------
-    factors
-        What :func:`probinterp.factors` returned.
-    groups
-        Group of each cell, (N,).
-    min_cells
-        Smaller groups are left out.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``factor``, ``group``, ``n_cells``, ``auc``, ``p_value`` and ``p_adjusted``
-        (Benjamini-Hochberg over all rows); within a factor by falling \|auc - 1/2\|. An auc
-        near 0 marks a group by low scores.
-    """
-    labels = pd.Series(np.asarray(groups)).astype(str).to_numpy()
-    scores = factors.scores.numpy()
-    if len(labels) != len(scores):
-        raise ValueError(f"groups must label {len(scores)} cells, got {len(labels)}.")
-    sizes = pd.Series(labels).value_counts()
-    kept = sorted(sizes.index[(sizes >= min_cells) & (sizes < len(labels))])
-    if not kept:
-        raise ValueError(f"no group has at least {min_cells} cells and others beside it.")
-    rows = []
-    for column, name in enumerate(factors.names):
-        for group in kept:
-            inside = labels == group
-            test = stats.mannwhitneyu(scores[inside, column], scores[~inside, column])
-            auc = float(test.statistic) / (inside.sum() * (~inside).sum())
-            rows.append((name, group, int(inside.sum()), auc, float(test.pvalue)))
-    table = pd.DataFrame(rows, columns=["factor", "group", "n_cells", "auc", "p_value"])
-    table["p_adjusted"] = stats.false_discovery_control(table["p_value"])
-    table["order"] = table["factor"].map({name: i for i, name in enumerate(factors.names)})
-    table["strength"] = -(table["auc"] - 0.5).abs()
-    table = table.sort_values(["order", "strength"], kind="stable", ignore_index=True)
-    return table.drop(columns=["order", "strength"])
+def _array(value: Any) -> NDArray[Any]:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _positions(
-    index: pd.Index, names: Sequence[str] | None, n: int, what: str, option: str
-) -> np.ndarray:
-    if names is None:
-        if len(index) != n:
-            raise ValueError(f"{what} have {n} rows, adata has {len(index)}; pass {option}=.")
-        return np.arange(n)
-    if len(names) != n:
-        raise ValueError(f"{option} must hold {n} names, got {len(names)}.")
-    found = index.get_indexer(pd.Index(names))
-    if (found < 0).any():
-        missing = [name for name, at in zip(names, found, strict=True) if at < 0]
-        raise KeyError(f"{len(missing)} of {option} are not in adata, for example {missing[:3]}.")
-    return found
+def _checked_shapes(factors: Factors, n_obs: int, n_vars: int, named: bool) -> int:
+    n_factors = len(_array(factors.columns))
+    expected = {
+        "scores": (n_obs, n_factors),
+        "scales": (n_obs, n_factors),
+        "loadings": (n_vars, n_factors),
+        "inclusion": (n_vars, n_factors),
+    }
+    owner = "data" if named else "adata"
+    advice = "" if named else "; give data=... if the model saw a part of the cells or genes"
+    for name, shape in expected.items():
+        value = getattr(factors, name)
+        if value is None and name in ("loadings", "inclusion"):
+            continue
+        array = _array(value)
+        if array.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} to match {owner}, got {array.shape}{advice}."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} must be finite, got {(~np.isfinite(array)).sum()} that are not."
+            )
+    return n_factors
 
 
-def _spread(values: np.ndarray, positions: np.ndarray, n: int) -> np.ndarray:
-    whole = np.full((n, values.shape[1]), np.nan, dtype=values.dtype)
-    whole[positions] = values
-    return whole
+def _places(everyone: pd.Index, names: pd.Index, what: str) -> NDArray[np.int64]:
+    places = everyone.get_indexer(names).astype(np.int64)
+    if (places < 0).any():
+        raise KeyError(
+            f"{(places < 0).sum()} {what} of data are not in adata: {listing(names[places < 0])}."
+        )
+    return places
+
+
+def _expanded(values: NDArray[Any], places: NDArray[np.int64], n_rows: int) -> NDArray[Any]:
+    full = np.full((n_rows, values.shape[1]), np.nan, dtype=values.dtype)
+    full[places] = values
+    return full
+
+
+def _make_room(
+    adata: AnnData, key: str, tables: Mapping[str, Mapping[str, Any]], overwrite: bool
+) -> None:
+    taken = [
+        f"{axis}[{name!r}]"
+        for axis in tables
+        for name in tables[axis]
+        if name in getattr(adata, axis)
+    ]
+    taken += [f"uns[{key!r}]"] if key in adata.uns else []
+    if taken and not overwrite:
+        raise ValueError(f"adata holds {', '.join(taken)}; give overwrite=True or another key.")
+    for axis, named in tables.items():
+        for name in named:
+            getattr(adata, axis).pop(name, None)
+    adata.uns.pop(key, None)
+
+
+def _storable(params: Mapping[str, Any]) -> dict[str, Any]:
+    stored: dict[str, Any] = {}
+    for name, value in params.items():
+        if not isinstance(name, str) or "/" in name or not name:
+            raise TypeError(f"names of settings must be strings without '/', got {name!r}.")
+        if isinstance(value, Mapping):
+            stored[name] = _storable(value)
+        elif isinstance(value, bool | int | float | str):
+            stored[name] = value
+        elif value is None or isinstance(value, list | tuple):
+            stored[name] = json.dumps(value)
+        else:
+            raise TypeError(
+                f"setting {name!r} must be a number, string, list, mapping or None, "
+                f"got {type(value).__name__}."
+            )
+    return stored
+
+
+def _written(
+    adata: AnnData, key: str, var_names: Any
+) -> tuple[Any, NDArray[Any], NDArray[Any] | None, Any]:
+    if var_names is not None:
+        raise ValueError("var_names are those of the AnnData; give them for factors only.")
+    if f"{key}_loadings" not in adata.varm or key not in adata.uns:
+        raise KeyError(
+            f"no loadings in adata.varm[{key + '_loadings'!r}]; call write_factors first."
+        )
+    loadings = np.asarray(adata.varm[f"{key}_loadings"])
+    inclusion = adata.varm.get(f"{key}_inclusion")
+    names = adata.uns[key]["factor_names"]
+    return names, loadings, None if inclusion is None else np.asarray(inclusion), adata.var_names
+
+
+def _computed(
+    factors: Factors, var_names: Any
+) -> tuple[Any, NDArray[Any], NDArray[Any] | None, Any]:
+    if factors.loadings is None:
+        raise ValueError("these factors have no loadings: the model has no genes per factor.")
+    loadings = _array(factors.loadings)
+    if var_names is None or len(var_names) != len(loadings):
+        given = "none" if var_names is None else len(var_names)
+        raise ValueError(f"expected var_names with {len(loadings)} genes, got {given}.")
+    inclusion = None if factors.inclusion is None else _array(factors.inclusion)
+    return factor_names(loadings.shape[1]), loadings, inclusion, var_names

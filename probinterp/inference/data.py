@@ -88,7 +88,7 @@ def select_rows(x: Tensor, index: Tensor) -> Tensor:
     # position in the source = position in the result + offset of the row it belongs to
     source = torch.arange(int(crow[-1])) + torch.repeat_interleave(start - crow[:-1], length)
     columns, values = x.col_indices()[source], x.values()[source]
-    return csr_tensor(crow, columns, values, (len(index), x.shape[1]))
+    return csr_tensor(crow.to(columns.dtype), columns, values, (len(index), x.shape[1]))
 
 
 def csr_tensor(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from probinterp.likelihoods import GaussianLikelihood
+from probinterp.likelihoods import GaussianLikelihood, Likelihood
 from probinterp.models.base import (
     OBS_SITE,
     Batch,
@@ -21,10 +21,11 @@ class FactorAnalysis(ProbabilisticModel):
     r"""Linear factor analysis with a Gaussian guide that can be exact.
 
     .. math:: z_i \sim N(0, I_K), \quad x_i \mid z_i \sim N(b + W z_i, \mathrm{diag}(\sigma^2)),
-              \quad q(z \mid x) = N(V D^{-1} (x - b), L L^\top)
+              \quad q(z \mid x) = N(V t(x) + v, L L^\top)
 
-    The guide contains the true posterior, so the ELBO can reach the marginal likelihood; both
-    are available in closed form as oracles for inference and criticism.
+    Here t is what the likelihood shows an encoder: standardised features, log counts. For
+    Gaussian features the guide contains the true posterior, so the ELBO can reach the marginal
+    likelihood; both are available in closed form as oracles for inference and criticism.
 
     Parameters
     ----------
@@ -32,6 +33,9 @@ class FactorAnalysis(ProbabilisticModel):
         Number of observed features, G.
     n_factors
         Number of factors, K.
+    likelihood
+        Distribution of the features around :math:`W z`; default Gaussian, the only one with
+        closed forms.
 
     References
     ----------
@@ -41,13 +45,16 @@ class FactorAnalysis(ProbabilisticModel):
     zero: Tensor
     identity: Tensor
 
-    def __init__(self, n_features: int, n_factors: int) -> None:
+    def __init__(
+        self, n_features: int, n_factors: int, *, likelihood: Likelihood | None = None
+    ) -> None:
         super().__init__()
         require_positive(n_features=n_features, n_factors=n_factors)
         self.loadings = nn.Parameter(0.1 * torch.randn(n_features, n_factors))
         self.intercept = nn.Parameter(torch.zeros(n_features))
-        self.likelihood = GaussianLikelihood(n_features)
+        self.likelihood = likelihood or GaussianLikelihood(n_features)
         self.encoder = nn.Parameter(0.01 * torch.randn(n_factors, n_features))  # V, (K, G)
+        self.encoder_bias = nn.Parameter(torch.zeros(n_factors))
         self.raw_scale = nn.Parameter(torch.eye(n_factors))  # lower triangle of L
         self.register_buffer("zero", torch.zeros(n_factors), persistent=False)
         self.register_buffer("identity", torch.eye(n_factors), persistent=False)
@@ -61,30 +68,36 @@ class FactorAnalysis(ProbabilisticModel):
 
     def guide(self, batch: Batch, n_total: int | None = None) -> None:
         """Posterior of ``z``: linear in x with one covariance for all observations."""
-        residual = (batch.x - self.intercept) / self.likelihood.spread
-        loc = residual @ self.encoder.mT
+        loc = self.likelihood.encoder_input(batch) @ self.encoder.mT + self.encoder_bias
         lower = self.raw_scale.tril(-1) + torch.diag(self.raw_scale.diagonal().abs() + 1e-6)
         with observations(batch, n_total):
             pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=lower))
 
     @torch.no_grad()
     def initialize(self, batch: Batch, n_total: int) -> None:
-        """Start from the leading principal components of the standardised data."""
+        """Start from the leading principal components of what the encoder sees."""
         self.likelihood.initialize(batch)
-        center, spread = self.likelihood.center, self.likelihood.spread
-        scaled = (batch.x - center) / spread
-        n, n_factors = len(scaled), self.loadings.shape[1]
-        rank = min(n_factors, *scaled.shape)
+        scaled = self.likelihood.encoder_input(batch)
+        scaled = scaled - scaled.mean(0)
+        rank = min(self.loadings.shape[1], *scaled.shape)
         _, singular, right = torch.linalg.svd(scaled, full_matrices=False)
         loadings = torch.zeros_like(self.loadings)
-        loadings[:, :rank] = right[:rank].mT * (singular[:rank] / n**0.5)
-        communality = loadings.square().sum(1).clamp(max=0.95)
-        self.loadings.copy_(loadings * spread.unsqueeze(1))
-        self.intercept.copy_(batch.x.mean(0))
-        self.likelihood.log_scale.copy_((spread * (1 - communality).sqrt()).log())
-        covariance, gain = self._posterior_terms()
-        self.encoder.copy_(gain * spread)
-        self.raw_scale.copy_(torch.linalg.cholesky(covariance))
+        loadings[:, :rank] = right[:rank].mT * (singular[:rank] / len(scaled) ** 0.5)
+        if isinstance(self.likelihood, GaussianLikelihood):
+            spread = self.likelihood.spread
+            unexplained = 1 - loadings.square().sum(1).clamp(max=0.95)
+            self.likelihood.log_scale.copy_((spread * unexplained.sqrt()).log())
+            self.intercept.copy_(self.likelihood.center)
+            loadings = loadings * spread.unsqueeze(1)
+            self.loadings.copy_(loadings)
+            covariance, gain = self._posterior_terms()
+            self.encoder.copy_(gain * spread)
+            self.raw_scale.copy_(torch.linalg.cholesky(covariance))
+        else:
+            self.loadings.copy_(0.3 * loadings)
+            self.encoder.copy_(torch.linalg.pinv(loadings))
+            self.encoder_bias.copy_(-self.likelihood.encoder_input(batch).mean(0) @ self.encoder.mT)
+            self.raw_scale.copy_(0.5 * self.identity)
 
     def exact_posterior(self, x: Tensor) -> dist.MultivariateNormal:
         r"""Posterior of the factors of ``x`` (N, G) in closed form.
@@ -97,12 +110,19 @@ class FactorAnalysis(ProbabilisticModel):
 
     def log_marginal_likelihood(self, x: Tensor) -> Tensor:
         r"""Log density of each row of ``x`` (N, G), z integrated: :math:`N(b, WW^\top + \Psi)`."""
-        noise = self.likelihood.scale.square()
+        noise = self._noise_scale().square()
         marginal = dist.LowRankMultivariateNormal(self.intercept, self.loadings, noise)
         return marginal.log_prob(x)
 
     def _posterior_terms(self) -> tuple[Tensor, Tensor]:
-        weighted = self.loadings / self.likelihood.scale.square().unsqueeze(1)  # Psi^-1 W
+        weighted = self.loadings / self._noise_scale().square().unsqueeze(1)  # Psi^-1 W
         precision = self.identity + self.loadings.mT @ weighted
         covariance = torch.linalg.inv(precision)
         return covariance, covariance @ weighted.mT
+
+    def _noise_scale(self) -> Tensor:
+        if not isinstance(self.likelihood, GaussianLikelihood):
+            raise TypeError(
+                f"closed forms need a GaussianLikelihood, got {type(self.likelihood).__name__}."
+            )
+        return self.likelihood.scale

@@ -52,7 +52,7 @@ def tidy(ax: Axes) -> None:
 def size_in_inches(ax: Axes) -> tuple[float, float]:
     """Width and height of the axes before the layout makes room for labels."""
     box = ax.get_window_extent()
-    dpi = ax.get_figure(root=True).dpi  # type: ignore[union-attr]
+    dpi = ax.figure.canvas.figure.dpi
     return float(box.width / dpi), float(box.height / dpi)
 
 
@@ -76,13 +76,14 @@ def name_rows(ax: Axes, names: Sequence[str], importance: NDArray[np.intp]) -> N
     for row in np.argsort(importance, kind="stable"):
         if step <= 1 or all(abs(row - other) >= step for other in rows):
             rows.append(int(row))
+    rows.sort()
     ax.set_yticks(np.array(rows) + 0.5, [shorten(names[i]) for i in rows], fontsize=SMALL_FONT)
     ax.tick_params(axis="y", length=2)
 
 
 def set_heading(ax: Axes, *lines: str) -> None:
     """Title that starts at the left and breaks its lines at the width of the axes."""
-    width = max(20, int(size_in_inches(ax)[0] / (0.58 * 10 / 72)))
+    width = max(20, int(size_in_inches(ax)[0] / (0.5 * 10 / 72)))
     ax.set_title("\n".join(fill(line, width) for line in lines), fontsize=10, loc="left")
 
 
@@ -90,7 +91,7 @@ def color_bar(ax: Axes, mesh: QuadMesh, label: str) -> None:
     """Colour bar beside ``ax`` that stays about three inches high on tall axes."""
     width, height = size_in_inches(ax)
     shrink = min(1.0, max(3.0, 0.3 * width) / height)
-    bar = ax.get_figure().colorbar(mesh, ax=ax, shrink=shrink, aspect=18, pad=0.03)  # type: ignore[union-attr]
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=shrink, aspect=18, pad=0.03)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=SMALL_FONT)
 

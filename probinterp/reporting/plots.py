@@ -137,15 +137,12 @@ def loadings_heatmap(
     scale = np.abs(w).max(axis=0)
     scaled = w / np.where(scale > 0, scale, 1.0)
     rows, ranks = _top_rows(scaled, as_count("n_top", n_top))
+    included = None if inclusion is None else _same_shape("inclusion", inclusion, w)[rows] >= 0.5
     ax = new_axes(ax, _width(len(factors)), _height(1.25 * LINE_INCHES * len(rows)))
     mesh = ax.pcolormesh(scaled[rows], cmap=DIVERGING, vmin=-1, vmax=1)
     label = "loading / largest |loading| of the factor"
-    if inclusion is not None:
-        included = _same_shape("inclusion", inclusion, w)[rows] >= 0.5
-        dark = np.abs(scaled[rows]) > 0.7
-        for color, cells in (("black", included & ~dark), ("white", included & dark)):
-            y, x = np.nonzero(cells)
-            ax.plot(x + 0.5, y + 0.5, ".", color=color, ms=3)
+    if included is not None:
+        _dot(ax, included, np.abs(scaled[rows]) > 0.7)
         label += "\n(dot: inclusion probability ≥ 0.5)"
     for start in np.flatnonzero(ranks == 0)[1:]:
         ax.axhline(float(start), color="0.6", lw=0.6)
@@ -155,6 +152,13 @@ def loadings_heatmap(
     ax.invert_yaxis()
     color_bar(ax, mesh, label)
     return ax
+
+
+def _dot(ax: Axes, cells: NDArray[np.bool_], dark: NDArray[np.bool_]) -> None:
+    """Put a dot on cells: white where the cell is dark, else black."""
+    for color, chosen in (("black", cells & ~dark), ("white", cells & dark)):
+        y, x = np.nonzero(chosen)
+        ax.plot(x + 0.5, y + 0.5, ".", color=color, ms=3)
 
 
 def _same_shape(name: str, values: Any, like: Array) -> Array:

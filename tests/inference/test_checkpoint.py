@@ -69,10 +69,14 @@ def test_byte_flips_never_load_silently_different(saved):
 
 HOSTILE = {
     "an unknown class": ({"class": "os.system", "arguments": {"command": "id"}}, "no class"),
-    "a class that is no model": ({"class": "GaussianLikelihood", "arguments": {"n_features": 2}},
-                                 "not a model"),
-    "an unknown argument": ({"class": "VAE", "arguments": {"n_features": 2, "exec": "id"}},
-                            "cannot make VAE again"),
+    "a class that is no model": (
+        {"class": "GaussianLikelihood", "arguments": {"n_features": 2}},
+        "not a model",
+    ),
+    "an unknown argument": (
+        {"class": "VAE", "arguments": {"n_features": 2, "exec": "id"}},
+        "cannot make VAE again",
+    ),
     "no description": ("VAE", "is damaged"),
 }
 

@@ -105,18 +105,36 @@ class Interrupting(ArrayData):
 @pytest.mark.parametrize("cls", [FactorAnalysis, VAE, SparseVAE])
 @pytest.mark.parametrize("after", [1, 7, 13])
 def test_resume_after_a_crash_gives_the_same_bits(data, tmp_path, cls, after):
-    options = {"max_epochs": 5, "batch_size": 40, "seed": 2, "progress": False,
-               "schedule": cosine, "max_grad_norm": 5.0}
+    options = {
+        "max_epochs": 5,
+        "batch_size": 40,
+        "seed": 2,
+        "progress": False,
+        "schedule": cosine,
+        "max_grad_norm": 5.0,
+    }
     whole = made(cls=cls)
     history = fit(whole, data, **options, heldout=data, early_stopping=EarlyStopping(every=1))
     crashed, path = made(cls=cls), Checkpoint(tmp_path / "state", every_minutes=0)
     source = Interrupting(data.x, after + 1, RuntimeError("power cut"))  # + 1: initialisation
     with pytest.raises(RuntimeError, match="power cut"):
-        fit(crashed, source, **options, checkpoint=path, heldout=data,
-            early_stopping=EarlyStopping(every=1))
+        fit(
+            crashed,
+            source,
+            **options,
+            checkpoint=path,
+            heldout=data,
+            early_stopping=EarlyStopping(every=1),
+        )
     resumed = made(seed=99, cls=cls)
-    again = fit(resumed, data, **options, checkpoint=path, heldout=data,
-                early_stopping=EarlyStopping(every=1))
+    again = fit(
+        resumed,
+        data,
+        **options,
+        checkpoint=path,
+        heldout=data,
+        early_stopping=EarlyStopping(every=1),
+    )
     assert_same_bits(weights(whole), weights(resumed))
     assert [r[:4] for r in history.records] == [r[:4] for r in again.records]
 
@@ -145,7 +163,6 @@ def test_kill_during_fit_then_resume_equals_an_uninterrupted_run(tmp_path):
     def start(state, out):
         command = [sys.executable, str(script), str(tmp_path / state), str(tmp_path / out)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
 
     with start("straight", "straight.pt") as straight:
         assert straight.wait(timeout=120) == 0
@@ -204,9 +221,16 @@ def test_early_stopping_restores_the_best_weights(data):
     model = VAE(6, 2, n_hidden=64, kl_warmup=0.0)
     train, heldout = data.subset(torch.arange(40)), data.subset(torch.arange(40, 150))
     rule = EarlyStopping(patience=3, every=2, after=0.0)
-    history = fit(model, train, max_epochs=400, batch_size=40, heldout=heldout,
-                  early_stopping=rule, progress=False,
-                  optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    history = fit(
+        model,
+        train,
+        max_epochs=400,
+        batch_size=40,
+        heldout=heldout,
+        early_stopping=rule,
+        progress=False,
+        optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
+    )
     evaluated = {r.epoch: r.heldout_loss for r in history.records if r.heldout_loss is not None}
     assert history.stopped == "early_stopping"
     assert history.best_epoch == min(evaluated, key=evaluated.get)
@@ -271,8 +295,15 @@ def test_gradient_clipping_bounds_the_step(data):
             norms.append(float(torch.nn.utils.get_total_norm(grads)))
             return super().step(closure)
 
-    fit(made(), data, max_epochs=2, batch_size=50, max_grad_norm=0.01, progress=False,
-        optimizer=lambda p: Recording(p, lr=1e-3))
+    fit(
+        made(),
+        data,
+        max_epochs=2,
+        batch_size=50,
+        max_grad_norm=0.01,
+        progress=False,
+        optimizer=lambda p: Recording(p, lr=1e-3),
+    )
     assert max(norms) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -293,8 +324,14 @@ def test_cosine_schedule_sets_the_learning_rate(data):
 
 
 def test_restarts_keep_the_largest_objective(data):
-    result = fit_restarts(lambda: VAE(6, 2, n_hidden=8), data, seeds=(0, 1, 2), max_epochs=5,
-                          batch_size=50, progress=False)
+    result = fit_restarts(
+        lambda: VAE(6, 2, n_hidden=8),
+        data,
+        seeds=(0, 1, 2),
+        max_epochs=5,
+        batch_size=50,
+        progress=False,
+    )
     assert result.objectives[result.best_index] == max(result.objectives)
     assert result.best is result.models[result.best_index]
     for model, objective, seed in zip(result.models, result.objectives, result.seeds, strict=True):

@@ -7,11 +7,13 @@ from probinterp.likelihoods import (
     GaussianLikelihood,
     MultinomialLikelihood,
     NegativeBinomialLikelihood,
+    RoundedLogNormalLikelihood,
 )
 from probinterp.models import VAE, Batch, FactorAnalysis, LowRankNormalPrior, SparseVAE
 
 MODELS = {
     "FactorAnalysis": lambda: FactorAnalysis(6, 2),
+    "FactorAnalysis-counts": lambda: FactorAnalysis(6, 2, likelihood=RoundedLogNormalLikelihood(6)),
     "VAE": lambda: VAE(6, 2, n_hidden=8),
     "VAE-beta": lambda: VAE(6, 2, n_hidden=8, beta=4.0),
     "VAE-counts": lambda: VAE(6, 2, n_hidden=8, likelihood=NegativeBinomialLikelihood(6)),

@@ -29,8 +29,15 @@ def fitted():
     torch.manual_seed(0)
     model = FactorAnalysis(10, 3)
     data = ArrayData(truth.x)
-    fit(model, data, max_epochs=2000, batch_size=400, optimizer=adam, schedule=cosine,
-        progress=False)
+    fit(
+        model,
+        data,
+        max_epochs=4000,
+        batch_size=400,
+        optimizer=adam,
+        schedule=cosine,
+        progress=False,
+    )
     return model, truth.x
 
 

@@ -67,9 +67,7 @@ def test_released_inclusion_leaves_the_ratio_of_rates_out():
     odds = torch.logit(model.inclusion_rate) + 9.0 * w
     torch.testing.assert_close(model.inclusion_probability, torch.sigmoid(odds))
     ours.inclusion_rate.copy_(model.inclusion_rate)
-    torch.testing.assert_close(
-        ours.inclusion_probability, torch.sigmoid(odds + math.log(1 / 10.0))
-    )
+    torch.testing.assert_close(ours.inclusion_probability, torch.sigmoid(odds + math.log(1 / 10.0)))
 
 
 def test_rates_follow_the_closed_form_after_a_step():
@@ -102,8 +100,9 @@ def test_global_terms_count_once():
     slab = rate * 0.5 * torch.exp(-model.loadings.abs())
     spike = (1 - rate) * 5.0 * torch.exp(-10 * model.loadings.abs())
     beta = torch.distributions.Beta(torch.ones(3).double(), torch.full((3,), 7.0).double())
-    expected = -(torch.log(slab + spike).sum() + beta.log_prob(rate).sum()
-                 + model.likelihood.log_prior())
+    expected = -(
+        torch.log(slab + spike).sum() + beta.log_prob(rate).sum() + model.likelihood.log_prior()
+    )
     assert first == pytest.approx(expected.item(), rel=1e-8)
 
 
@@ -115,12 +114,8 @@ def test_both_free_scales_are_fixed():
         model.decoder.first_direction.mul_(torch.tensor([3.0, 0.2, 7.0], dtype=torch.float64))
         model.decoder.second_direction.mul_(4.0)
     torch.testing.assert_close(model.decoder(z, w), before, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        model.decoder.first.norm(dim=0), torch.ones(3, dtype=torch.float64)
-    )
-    torch.testing.assert_close(
-        model.decoder.second.norm(dim=1), torch.ones(9, dtype=torch.float64)
-    )
+    torch.testing.assert_close(model.decoder.first.norm(dim=0), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(model.decoder.second.norm(dim=1), torch.ones(9, dtype=torch.float64))
 
 
 def test_default_rates_follow_the_number_of_observations():
@@ -133,8 +128,14 @@ def test_pruning_fixes_the_support_and_survives_saving(tmp_path):
     truth = simulate.sparse_vae_toy(n=200, seed=0)
     torch.manual_seed(0)
     model = SparseVAE(7, 3, n_hidden=16, prune_after=0.5)
-    fit(model, ArrayData(truth.x), max_epochs=40, batch_size=50, progress=False,
-        optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    fit(
+        model,
+        ArrayData(truth.x),
+        max_epochs=40,
+        batch_size=50,
+        progress=False,
+        optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
+    )
     assert model.pruned
     assert not model.support.all()
     masked = posterior(model, Batch(truth.x))["W"].mean
@@ -179,7 +180,7 @@ BAD = [
     ({"spike": -1.0}, "spike must be positive, got -1.0"),
     ({"slab": 0.0}, "slab must be positive, got 0.0"),
     ({"spike": 1.0, "slab": 2.0}, "spike must be larger than slab = 2.0, got 1.0"),
-    ({"objective": "vanilla"}, "objective must be \"elbo\" or \"released\", got 'vanilla'"),
+    ({"objective": "vanilla"}, 'objective must be "elbo" or "released", got \'vanilla\''),
     ({"kl_warmup": 1.5}, r"kl_warmup must be a share of the steps in \[0, 1\], got 1.5"),
     ({"prune_after": -0.1}, r"prune_after must be a share of the steps in \[0, 1\], got -0.1"),
 ]
@@ -195,8 +196,13 @@ def test_binary_data_train():
     torch.manual_seed(0)
     x = (torch.randn(60, 1) * torch.ones(5) + 0.3 * torch.randn(60, 5) > 0).float()
     model = SparseVAE(5, 2, n_hidden=8, likelihood=BernoulliLikelihood(5))
-    history = fit(model, ArrayData(x), max_epochs=60, progress=False,
-                  optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    history = fit(
+        model,
+        ArrayData(x),
+        max_epochs=60,
+        progress=False,
+        optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
+    )
     independent = nn.functional.binary_cross_entropy(x.mean(0).expand(60, 5), x) * 5
     reconstruction = model.decoder(posterior(model, Batch(x))["z"].mean, model.loadings)
     fitted = nn.functional.binary_cross_entropy_with_logits(reconstruction, x) * 5
