@@ -8,7 +8,13 @@ from typing import ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import (
+    Independent,
+    MultivariateNormal,
+    Normal,
+    constraints,
+    register_kl,
+)
 from torch.distributions.utils import broadcast_all
 
 NO_SHAPE = torch.Size()
@@ -132,3 +138,16 @@ def empty_column_cost(n_active: int, n_features: int) -> float:
         return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
     return log_beta(1, n_features) - log_beta(1 + n_active, 2 * n_features - n_active)
+
+
+@register_kl(MultivariateNormal, Independent)
+def _kl_full_to_independent_normal(p: MultivariateNormal, q: Independent) -> Tensor:
+    """Closed form for a full covariance against independent normals, which torch lacks."""
+    if not (isinstance(q.base_dist, Normal) and q.reinterpreted_batch_ndims == 1):
+        raise NotImplementedError
+    scale = q.base_dist.scale
+    lower = p.scale_tril / scale.unsqueeze(-1)
+    shift = (p.loc - q.base_dist.loc) / scale
+    log_det = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    n_factors = p.event_shape[0]
+    return 0.5 * (lower.square().sum((-2, -1)) + shift.square().sum(-1) - n_factors) - log_det

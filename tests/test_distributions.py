@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pyro import distributions as dist
 from scipy import integrate, optimize, special, stats
 
 from probinterp.distributions import SpikeSlabLasso, empty_column_cost
@@ -99,3 +100,18 @@ def test_column_cost_of_empty_and_first_feature():
     assert steps == pytest.approx([7.02, 4.71], abs=0.01)
     with pytest.raises(ValueError, match="between 0 and n_features = 5, got 6"):
         empty_column_cost(6, 5)
+
+
+def test_divergence_of_full_covariance_equals_the_general_formula():
+    torch.manual_seed(0)
+    lower = torch.randn(5, 3, 3, dtype=torch.float64).tril()
+    lower = lower + torch.diag_embed(1 + lower.diagonal(dim1=-2, dim2=-1).abs())
+    loc, mean = torch.randn(5, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    p = torch.distributions.MultivariateNormal(loc, scale_tril=lower)
+    independent = dist.Normal(mean, scale).to_event(1)
+    dense = torch.distributions.MultivariateNormal(mean, torch.diag(scale**2))
+    torch.testing.assert_close(
+        torch.distributions.kl_divergence(p, independent),
+        torch.distributions.kl_divergence(p, dense),
+    )

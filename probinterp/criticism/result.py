@@ -190,7 +190,7 @@ class PopPCResult:
                 f"No verdict on {self.discrepancy}: {self.n_draws} draws cannot give a p-value "
                 f"below {resolution:.2g}, and the level is {alpha:g}."
             )
-        finding = self._overall(alpha) if self.uniform.ndim == 0 else self._per_feature(alpha)
+        finding = self._overall(alpha) if self.uniform.numel() == 1 else self._each(alpha)
         return finding + ("." if self.calibrated else "; the p-value is not calibrated.")
 
     @property
@@ -207,14 +207,15 @@ class PopPCResult:
             f"{self.n_draws} replicates (two-sided p = {p:.2g})"
         )
 
-    def _per_feature(self, alpha: float) -> str:
+    def _each(self, alpha: float) -> str:
         failing = int((self.p_adjusted <= alpha).sum())
+        noun = "feature" if self.uniform.numel() == self.n_features else "value"
         found = f"shows misfit in {failing}" if failing else "shows no misfit in any"
         worst = int(self.z.abs().argmax())
         return (
-            f"{self.discrepancy} {found} of {self.uniform.numel()} {self._data} values at a "
-            f"false discovery rate of {alpha:g}, the largest effect being "
-            f"{self.z[worst].item():+.2g} sd at position {worst} ({self.n_draws} replicates)"
+            f"{self.discrepancy} {found} of {self.uniform.numel()} {noun}s of the {self._data} "
+            f"data at a false discovery rate of {alpha:g}; the largest effect is "
+            f"{self.z[worst].item():+.2g} sd at {noun} {worst} ({self.n_draws} replicates)"
         )
 
     def summary(self, alpha: float = 0.05) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def write_factors(
         Annotated data, not a view; its cells and genes are matched by name if ``data`` is given,
         otherwise by position.
     factors
-        Scores and scales (N, K), loadings and inclusion (G, K) or None.
+        Scores and scales (N, K), effects (G, K), loadings and inclusion (G, K) or None.
     key
         Name of the model; see Notes.
     data
@@ -64,8 +64,9 @@ def write_factors(
     Notes
     -----
     Writes ``obsm["X_<key>"]`` (scores), ``obsm["<key>_scale"]`` (posterior standard deviations),
-    ``varm["<key>_loadings"]``, ``varm["<key>_inclusion"]`` and ``uns["<key>"]`` (factor names,
-    columns in the model, sizes, settings). Nothing is written unless all checks have passed.
+    ``varm["<key>_loadings"]``, ``varm["<key>_inclusion"]``, ``varm["<key>_effects"]`` and
+    ``uns["<key>"]`` (factor names, columns in the model, sizes, settings). Nothing is written
+    unless all checks have passed.
     """
     check_anndata(adata)
     if adata.is_view:
@@ -87,7 +88,11 @@ def write_factors(
     }
     tables: dict[str, dict[str, Tensor | None]] = {
         "obsm": {f"X_{key}": factors.scores, f"{key}_scale": factors.scales},
-        "varm": {f"{key}_loadings": factors.loadings, f"{key}_inclusion": factors.inclusion},
+        "varm": {
+            f"{key}_loadings": factors.loadings,
+            f"{key}_inclusion": factors.inclusion,
+            f"{key}_effects": factors.effects,
+        },
     }
     _make_room(adata, key, tables, overwrite)
     for axis, places, n_rows in (("obsm", cells, adata.n_obs), ("varm", genes, adata.n_vars)):
@@ -103,52 +108,74 @@ def top_genes(
     *,
     key: str = "sparse_vae",
     var_names: Any = None,
+    by_effect: bool = False,
 ) -> pd.DataFrame:
-    """List the genes with the largest loadings of each factor.
+    """List the genes that each factor reaches most.
 
     Parameters
     ----------
     factors
-        Factors with loadings, or an AnnData that :func:`write_factors` has filled.
+        Factors, or an AnnData that :func:`write_factors` has filled.
     n
-        Largest number of genes per factor. Genes with a loading of exactly zero are never listed.
+        Largest number of genes per factor. Genes with a value of exactly zero are never listed.
     key
         Name of the model in the AnnData.
     var_names
         Names of the G genes; needed for factors, refused for an AnnData.
+    by_effect
+        Whether genes are ordered by their decoded effect, which is on one scale for all genes, or
+        by their loading, which a decoder with a network per gene may scale freely.
 
     Returns
     -------
     pandas.DataFrame
-        Columns factor, rank (from 1), gene, loading (with its sign), inclusion (NaN if
-        unknown); ordered by factor, then by falling absolute loading. Ties keep the gene order.
+        Columns factor, rank (from 1), gene, loading and effect (with their signs), inclusion;
+        NaN where the model has none. Ordered by factor, then by falling absolute value; ties
+        keep the order of the genes.
 
     Raises
     ------
-    TypeError, KeyError, ValueError
-        If there are no loadings, or names are missing or do not match.
+    KeyError
+        If the AnnData holds no such result.
+    ValueError
+        If there are no loadings to order by, or names are missing or do not match.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}.")
     if isinstance(factors, AnnData):
-        names, loadings, inclusion, genes = _written(factors, key, var_names)
+        found = _written(factors, key, var_names)
     else:
-        names, loadings, inclusion, genes = _computed(factors, var_names)
-    size = np.nan_to_num(np.abs(loadings))  # genes outside the model hold NaN
+        found = _computed(factors, var_names)
+    by = found.effects if by_effect else found.loadings
+    if by is None:
+        raise ValueError("these factors have no loadings; order by effects with by_effect=True.")
+    size = np.nan_to_num(np.abs(by))  # genes outside the model hold NaN
     order = np.argsort(-size, axis=0, kind="stable")[:n]  # (n, K)
-    rank, factor = np.nonzero(np.take_along_axis(size, order, axis=0))
-    by_factor = np.lexsort((rank, factor))
-    rank, factor = rank[by_factor], factor[by_factor]
+    factor, rank = np.nonzero(np.take_along_axis(size, order, axis=0).T)
     gene = order[rank, factor]
+    values = {
+        name: np.nan if table is None else table[gene, factor]
+        for name, table in found._asdict().items()
+        if name in ("loadings", "effects", "inclusion")
+    }
     return pd.DataFrame(
         {
-            "factor": np.asarray(names, dtype=object)[factor],
+            "factor": found.names[factor],
             "rank": rank + 1,
-            "gene": np.asarray(genes, dtype=object)[gene],
-            "loading": loadings[gene, factor],
-            "inclusion": np.nan if inclusion is None else inclusion[gene, factor],
+            "gene": found.genes[gene],
+            "loading": values["loadings"],
+            "effect": values["effects"],
+            "inclusion": values["inclusion"],
         }
     )
+
+
+class _Found(NamedTuple):
+    names: NDArray[Any]
+    genes: NDArray[Any]
+    loadings: NDArray[Any] | None
+    effects: NDArray[Any]
+    inclusion: NDArray[Any] | None
 
 
 def _array(value: Any) -> NDArray[Any]:
@@ -162,6 +189,7 @@ def _checked_shapes(factors: Factors, n_obs: int, n_vars: int, named: bool) -> i
         "scales": (n_obs, n_factors),
         "loadings": (n_vars, n_factors),
         "inclusion": (n_vars, n_factors),
+        "effects": (n_vars, n_factors),
     }
     owner = "data" if named else "adata"
     advice = "" if named else "; give data=... if the model saw a part of the cells or genes"
@@ -233,29 +261,33 @@ def _storable(params: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def _written(
-    adata: AnnData, key: str, var_names: Any
-) -> tuple[Any, NDArray[Any], NDArray[Any] | None, Any]:
+def _written(adata: AnnData, key: str, var_names: Any) -> _Found:
     if var_names is not None:
         raise ValueError("var_names are those of the AnnData; give them for factors only.")
-    if f"{key}_loadings" not in adata.varm or key not in adata.uns:
-        raise KeyError(
-            f"no loadings in adata.varm[{key + '_loadings'!r}]; call write_factors first."
-        )
-    loadings = np.asarray(adata.varm[f"{key}_loadings"])
-    inclusion = adata.varm.get(f"{key}_inclusion")
-    names = adata.uns[key]["factor_names"]
-    return names, loadings, None if inclusion is None else np.asarray(inclusion), adata.var_names
+    if f"{key}_effects" not in adata.varm or key not in adata.uns:
+        raise KeyError(f"no adata.varm[{key + '_effects'!r}]; call write_factors first.")
+    tables = {
+        name: np.asarray(adata.varm[f"{key}_{name}"]) if f"{key}_{name}" in adata.varm else None
+        for name in ("loadings", "inclusion")
+    }
+    return _Found(
+        np.asarray(adata.uns[key]["factor_names"], dtype=object),
+        np.asarray(adata.var_names, dtype=object),
+        tables["loadings"],
+        np.asarray(adata.varm[f"{key}_effects"]),
+        tables["inclusion"],
+    )
 
 
-def _computed(
-    factors: Factors, var_names: Any
-) -> tuple[Any, NDArray[Any], NDArray[Any] | None, Any]:
-    if factors.loadings is None:
-        raise ValueError("these factors have no loadings: the model has no genes per factor.")
-    loadings = _array(factors.loadings)
-    if var_names is None or len(var_names) != len(loadings):
+def _computed(factors: Factors, var_names: Any) -> _Found:
+    effects = _array(factors.effects)
+    if var_names is None or len(var_names) != len(effects):
         given = "none" if var_names is None else len(var_names)
-        raise ValueError(f"expected var_names with {len(loadings)} genes, got {given}.")
-    inclusion = None if factors.inclusion is None else _array(factors.inclusion)
-    return factor_names(loadings.shape[1]), loadings, inclusion, var_names
+        raise ValueError(f"expected var_names with {len(effects)} genes, got {given}.")
+    return _Found(
+        np.asarray(factor_names(effects.shape[1]), dtype=object),
+        np.asarray(var_names, dtype=object),
+        None if factors.loadings is None else _array(factors.loadings),
+        effects,
+        None if factors.inclusion is None else _array(factors.inclusion),
+    )

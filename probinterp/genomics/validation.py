@@ -193,8 +193,9 @@ def check_values(block: Any, start: int, origin: Origin, *, counts: bool) -> Non
     values = block.data if sp.issparse(block) else block.reshape(-1)
     if _sound(values, counts):
         return
+    exact = values.astype(np.float64) if values.dtype.kind == "f" else values
     for fault in _COUNTS if counts else _ALWAYS:
-        found = np.flatnonzero(fault.where(values))
+        found = np.flatnonzero(fault.where(exact))
         if found.size:
             row, column = _position(block, int(found[0]))
             raise ValueError(
@@ -210,7 +211,8 @@ def _sound(values: NDArray[Any], counts: bool) -> bool:
     rounded = np.empty(min(CHUNK, values.size), dtype=values.dtype)
     for start in range(0, values.size, CHUNK):
         chunk = values[start : start + CHUNK]
-        if not (chunk.min() >= low and chunk.max() <= high):  # NaN fails both comparisons
+        # NaN fails both comparisons; Python numbers, because float16 cannot hold the limits
+        if not (chunk.min().item() >= low and chunk.max().item() <= high):
             return False
         if integral and (np.rint(chunk, out=rounded[: chunk.size]) != chunk).any():
             return False

@@ -13,10 +13,11 @@ from probinterp.inference.sites import sites_of
 from probinterp.models.base import Batch, ProbabilisticModel
 
 ACTIVE_LOADING = 1e-2
+EFFECT_ROWS = 2000  # observations that decoded effects are averaged over
 
 
 class Factors(NamedTuple):
-    """Factors of a data set, columns ordered by the number of features they reach.
+    r"""Factors of a data set, columns ordered by the number of features they reach.
 
     Attributes
     ----------
@@ -29,6 +30,11 @@ class Factors(NamedTuple):
         has no site ``"W"`` or parameter ``loadings``.
     inclusion
         Probability that a loading comes from the slab, (G, K'), or None.
+    effects
+        Decoded effect of each factor on each feature, (G, K'): the standard deviation over the
+        observations of :math:`\eta(z) - \eta(z \text{ with } z_k = 0)`, with the sign of its
+        covariance with the score. In units of the linear predictor (log mean for counts). None
+        where the model has no method ``decode(z)``.
     columns
         Index of each factor in the model, (K',); empty columns are dropped.
     """
@@ -37,6 +43,7 @@ class Factors(NamedTuple):
     scales: Tensor
     loadings: Tensor | None
     inclusion: Tensor | None
+    effects: Tensor | None
     columns: Tensor
 
     @property
@@ -102,11 +109,34 @@ def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 
         z = posterior(model, source.batch(index))["z"]
         parts.append((z.mean.cpu(), z.variance.sqrt().cpu()))
     scores, scales = (torch.cat(values) for values in zip(*parts, strict=True))
-    loadings, inclusion = _loadings(model), _inclusion(model)
-    if loadings is None:
-        return Factors(scores, scales, None, None, torch.arange(scores.shape[1]))
-    found = Factors(scores, scales, loadings, inclusion, torch.arange(scores.shape[1]))
-    return _ordered(found)
+    loadings, effects = _loadings(model), decoded_effects(model, scores[:EFFECT_ROWS])
+    columns = torch.arange(scores.shape[1])
+    found = Factors(scores, scales, loadings, _inclusion(model), effects, columns)
+    return found if loadings is None else _ordered(found)
+
+
+@torch.no_grad()
+def decoded_effects(model: ProbabilisticModel, scores: Tensor) -> Tensor | None:
+    r"""Effect of each factor on each feature's linear predictor, (G, K), on the CPU.
+
+    .. math:: \mathrm{sign}(\mathrm{cov}_i(d_{ijk}, z_{ik}))\ \mathrm{sd}_i(d_{ijk}), \quad
+              d_{ijk} = \eta_j(z_i) - \eta_j(z_i \text{ with } z_{ik} = 0)
+
+    Unlike a mask entry it says how much a feature moves: heads and trunk of the decoder scale
+    the mask freely.
+    """
+    decode = getattr(model, "decode", None)
+    if decode is None:
+        return None
+    scores = scores.to(next(model.parameters()).device)
+    whole, columns = decode(scores), []
+    for factor in range(scores.shape[1]):
+        without = scores.clone()
+        without[:, factor] = 0.0
+        moved = whole - decode(without)
+        moved, score = moved - moved.mean(0), scores[:, factor] - scores[:, factor].mean()
+        columns.append(torch.sign(score @ moved) * moved.square().mean(0).sqrt())
+    return torch.stack(columns, dim=1).cpu()
 
 
 def _loadings(model: ProbabilisticModel) -> Tensor | None:
@@ -126,12 +156,13 @@ def _ordered(found: Factors) -> Factors:
     size = support.sum(0)
     order = torch.argsort(size, descending=True, stable=True)
     kept = order[size[order] > 0]
-    largest = loadings.abs().argmax(0)
-    sign = torch.where(loadings.gather(0, largest.unsqueeze(0)).squeeze(0) < 0, -1.0, 1.0)[kept]
+    largest = loadings.abs().argmax(0, keepdim=True)
+    sign = torch.where(loadings.gather(0, largest).squeeze(0) < 0, -1.0, 1.0)[kept]
     return Factors(
         found.scores[:, kept] * sign,
         found.scales[:, kept],
         loadings[:, kept] * sign,
         None if found.inclusion is None else found.inclusion[:, kept],
+        None if found.effects is None else found.effects[:, kept] * sign,
         kept,
     )

@@ -63,8 +63,7 @@ class FactorAnalysis(ProbabilisticModel):
         """Generative program; sites ``z`` and ``x``."""
         with observations(batch, n_total):
             z = pyro.sample("z", dist.MultivariateNormal(self.zero, scale_tril=self.identity))
-            eta = z @ self.loadings.mT + self.intercept
-            pyro.sample(OBS_SITE, self.likelihood(eta, batch), obs=batch.x)
+            pyro.sample(OBS_SITE, self.likelihood(self.decode(z), batch), obs=batch.x)
 
     def guide(self, batch: Batch, n_total: int | None = None) -> None:
         """Posterior of ``z``: linear in x with one covariance for all observations."""
@@ -72,6 +71,10 @@ class FactorAnalysis(ProbabilisticModel):
         lower = self.raw_scale.tril(-1) + torch.diag(self.raw_scale.diagonal().abs() + 1e-6)
         with observations(batch, n_total):
             pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=lower))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Linear predictor b + W z, (N, G)."""
+        return z @ self.loadings.mT + self.intercept
 
     @torch.no_grad()
     def initialize(self, batch: Batch, n_total: int) -> None:

@@ -154,6 +154,11 @@ class SparseVAE(ProbabilisticModel):
         with observations(batch, n_total), poutine.scale(scale=self.kl_weight):
             pyro.sample("z", self.encoder(self.likelihood.encoder_input(batch)))
 
+    def decode(self, z: Tensor) -> Tensor:
+        """Linear predictor of every feature from the masked factors, (N, G)."""
+        support = self.support if self.pruned else None
+        return self.decoder(z, self.loadings * self.support, support)
+
     @torch.no_grad()
     def initialize(self, batch: Batch, n_total: int) -> None:
         """Set the rates for ``n_total`` observations and the likelihood's starting values."""

@@ -80,13 +80,16 @@ class VAE(ProbabilisticModel):
         with observations(batch, n_total):
             with poutine.scale(scale=self.kl_weight):
                 z = pyro.sample("z", self.prior())
-            eta = at_least_float32(self.decoder(z))
-            pyro.sample(OBS_SITE, self.likelihood(eta, batch), obs=batch.x)
+            pyro.sample(OBS_SITE, self.likelihood(self.decode(z), batch), obs=batch.x)
 
     def guide(self, batch: Batch, n_total: int | None = None) -> None:
         """Amortised posterior of ``z``."""
         with observations(batch, n_total), poutine.scale(scale=self.kl_weight):
             pyro.sample("z", self.encoder(self.likelihood.encoder_input(batch)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Linear predictor f(z), (N, G)."""
+        return at_least_float32(self.decoder(z))
 
     def initialize(self, batch: Batch, n_total: int) -> None:
         """Set the likelihood's starting values from the data."""

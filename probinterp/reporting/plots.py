@@ -215,10 +215,8 @@ def factor_activity(
     KeyError
         If ``order`` names a group that does not occur.
     """
-    z = as_array("scores", scores, 2, finite=True)
+    z = _standardised(as_array("scores", scores, 2, finite=True))
     factors = as_names("factor_names", factor_names, z.shape[1])
-    deviation = z.std(axis=0)
-    z = (z - z.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
     label = _group_labels(groups, len(z))
     means = pd.DataFrame(z).groupby(label.to_numpy()).mean()
     if order is None:
@@ -231,7 +229,8 @@ def factor_activity(
     limit = float(np.abs(values).max()) or 1.0
     mesh = ax.pcolormesh(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
     for column, row in enumerate(values.argmax(axis=0)):
-        ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec="black", lw=1.2))
+        frame = Rectangle((column, row), 1, 1, fill=False, ec="black", lw=1.2, clip_on=False)
+        ax.add_patch(frame)
     names = [f"{group} ({sizes[group]:,})" for group in means.index]
     name_rows(ax, names, np.arange(len(names)))
     name_columns(ax, factors)
@@ -239,6 +238,14 @@ def factor_activity(
     ax.invert_yaxis()
     color_bar(ax, mesh, "mean standardised score [sd]\n(frame: highest group)")
     return ax
+
+
+def _standardised(scores: Array) -> Array:
+    """Columns with mean 0 and deviation 1; columns constant up to rounding become 0."""
+    deviation = scores.std(axis=0)
+    varies = deviation > 1e-12 * np.abs(scores).max(axis=0)
+    centred = np.where(varies, scores - scores.mean(axis=0), 0.0)
+    return centred / np.where(varies, deviation, 1.0)
 
 
 def _group_labels(groups: Any, n_obs: int) -> pd.Series:

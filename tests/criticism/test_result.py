@@ -123,13 +123,15 @@ def test_verdict_of_misfit_and_of_no_misfit():
 
 def test_verdict_per_feature_names_the_worst():
     replicates = torch.randn(399, 4).double()
-    found = result([[0.0, -9.0, 0.0, 7.0]], replicates)
+    found = result([[0.0, -9.0, 0.0, 7.0]], replicates, n_features=4)
     worst = found.z[1].item()
     assert found.verdict() == (
-        "d shows misfit in 2 of 4 held-out values at a false discovery rate of 0.05, the largest "
-        f"effect being {worst:+.2g} sd at position 1 (399 replicates)."
+        "d shows misfit in 2 of 4 features of the held-out data at a false discovery rate of "
+        f"0.05; the largest effect is {worst:+.2g} sd at feature 1 (399 replicates)."
     )
-    assert "no misfit in any of 4" in result([[0.0] * 4], replicates).verdict()
+    none = result([[0.0] * 4], replicates).verdict()
+    assert none.startswith("d shows no misfit in any of 4 values of the held-out data")
+    assert result([[9.0]], replicates[:, :1]).verdict().startswith("d shows misfit: its held-out")
 
 
 def test_verdict_says_what_is_not_calibrated():

@@ -9,7 +9,8 @@ from torch import nn
 from probinterp import simulate
 from probinterp.inference import ArrayData, MeanFieldELBO, factors, fit, load, posterior, save
 from probinterp.likelihoods import BernoulliLikelihood
-from probinterp.models import Batch, SparseVAE
+from probinterp.inference.posterior import decoded_effects
+from probinterp.models import Batch, FactorAnalysis, SparseVAE
 
 
 def made(dtype=torch.float64, **options):
@@ -208,3 +209,12 @@ def test_binary_data_train():
     fitted = nn.functional.binary_cross_entropy_with_logits(reconstruction, x) * 5
     assert fitted < 0.8 * independent
     assert all(math.isfinite(r.loss) for r in history.records)
+
+
+def test_decoded_effects_of_a_linear_model_are_its_scaled_loadings():
+    torch.manual_seed(0)
+    model, scores = FactorAnalysis(5, 2), torch.randn(300, 2) * torch.tensor([1.0, 3.0])
+    effects = decoded_effects(model, scores)
+    expected = model.loadings.detach() * scores.std(0, correction=0)
+    torch.testing.assert_close(effects, expected, rtol=1e-4, atol=1e-5)
+    assert decoded_effects(nn.Linear(2, 2), scores) is None

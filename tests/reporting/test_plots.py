@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from probinterp.reporting import factor_activity, loadings_heatmap, training_curve
 
@@ -200,7 +201,8 @@ def test_groups_follow_the_order_that_is_given():
 
 def test_one_observation_and_constant_factors_stay_at_zero():
     assert mesh_of(factor_activity([[3.0, 1.0]], ["B"])).tolist() == [[0.0, 0.0]]
-    assert mesh_of(factor_activity([[3.0], [3.0]], ["A", "B"])).tolist() == [[0.0], [0.0]]
+    constant = factor_activity([[0.1]] * 10, ["A", "B"] * 5)  # their mean is not exactly 0.1
+    assert mesh_of(constant).tolist() == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,18 @@ def test_bad_groups_are_refused(groups, options, error, text):
     with pytest.raises(error, match=text):
         factor_activity([[1.0, 2.0], [3.0, 4.0]], groups, **options)
     assert plt.get_fignums() == []
+
+
+def test_no_text_is_smaller_than_eight_points(make_history):
+    axes = [
+        training_curve(make_history([1e5, 2.0, 1.0, 1.0, 1.0])),
+        loadings_heatmap(np.kron(np.eye(50), np.ones((5, 1)))),
+        factor_activity(np.eye(50), [f"group {i}" for i in range(50)]),
+    ]
+    for ax in axes:
+        ax.figure.canvas.draw()
+        words = [text for text in ax.figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert min(text.get_fontsize() for text in words) >= 8
 
 
 def test_every_picture_can_share_a_figure(make_history):
