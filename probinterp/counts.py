@@ -106,45 +106,48 @@ class _SparseLogProb(torch.autograd.Function):
         ctx.shape, n_features = log_mean.shape, log_mean.shape[-1]
         if dispersion.dim() > 1:
             dispersion = dispersion.expand(ctx.shape).reshape(-1, n_features)
-        log_mean, value = log_mean.reshape(-1, n_features), value.reshape(-1, n_features)
-        row, column = at = value.nonzero(as_tuple=True)
+        log_mean = log_mean.reshape(-1, n_features).contiguous()
+        value = value.reshape(-1)
+        flat = value.nonzero().squeeze(1)  # where the non-zero counts stand in the batch
+        row = flat.div(n_features, rounding_mode="floor")
+        at_r = flat - row * n_features if dispersion.dim() == 1 else flat
         logits = log_mean - dispersion.log()
-        soft = _softplus(logits).index_put_(at, logits.new_zeros(()))
-        at_r = at[-dispersion.dim() :]
-        values, d_log_mean, d_dispersion = _count_terms(log_mean[at], dispersion, at_r, value[at])
-        total = torch.linalg.vecdot(soft, dispersion).neg_()
-        total.index_add_(0, row, values.to(total.dtype))
-        ctx.save_for_backward(logits, soft, dispersion, row, column, d_log_mean, d_dispersion)
+        soft = _softplus(logits)
+        soft.view(-1).index_fill_(0, flat, 0.0)
+        terms = _count_terms(log_mean.view(-1)[flat], dispersion.view(-1), at_r, value[flat])
+        values, d_log_mean, d_dispersion = (term.to(soft.dtype) for term in terms)
+        total = torch.linalg.vecdot(soft, dispersion).neg_().index_add_(0, row, values)
+        ctx.save_for_backward(logits, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion)
         return total.view(ctx.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        logits, soft, dispersion, row, column, d_log_mean, d_dispersion = ctx.saved_tensors
-        at, weight = (row, column), grad.reshape(-1)
-        sigmoid = logits.sigmoid().index_put_(at, logits.new_zeros(()))
-        here = weight[row]
-        extra = (d_dispersion * here).to(soft.dtype)
+        logits, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion = ctx.saved_tensors
+        weight = grad.reshape(-1)
+        sigmoid, here = logits.sigmoid(), weight[row]
+        sigmoid.view(-1).index_fill_(0, flat, 0.0)
         if dispersion.dim() == 1:
-            by_r = (weight @ (sigmoid - soft)).index_add_(0, column, extra)
+            by_r = weight @ (sigmoid - soft)
         else:
-            by_r = ((sigmoid - soft) * weight.unsqueeze(-1)).index_put_(at, extra)
-            by_r = by_r.view(ctx.shape)
+            by_r = (sigmoid - soft) * weight.unsqueeze(-1)
+        by_r.view(-1).index_add_(0, at_r, d_dispersion * here)
         by_mean = sigmoid.mul_(dispersion).mul_(-weight.unsqueeze(-1))
-        by_mean.index_put_(at, (d_log_mean * here).to(soft.dtype))
-        return by_mean.view(ctx.shape), by_r, None
+        by_mean.view(-1).index_copy_(0, flat, d_log_mean * here)
+        return by_mean.view(ctx.shape), by_r.view(ctx.shape if by_r.dim() > 1 else -1), None
 
 
 def _count_terms(
-    log_mean: Tensor, dispersion: Tensor, at_r: tuple[Tensor, ...], count: Tensor
+    log_mean: Tensor, dispersion: Tensor, at_r: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log probability of non-zero counts and its derivatives by the log mean and by r.
 
-    ``at_r`` says where the counts stand in ``dispersion``. Double precision: the differences of
-    log-gamma and of digamma functions cancel for large r and x.
+    ``at_r`` says where the r of each count stands in ``dispersion``. Double precision: the
+    differences of log-gamma and of digamma functions cancel for large r and x.
     """
-    r = dispersion.double()
-    r, log_r, lgamma_r, digamma_r = (f[at_r] for f in (r, r.log(), r.lgamma(), r.digamma()))
+    table = dispersion.double()
+    functions = (table, table.log(), table.lgamma(), table.digamma())
+    r, log_r, lgamma_r, digamma_r = (f.index_select(0, at_r) for f in functions)
     x, logits = count.double(), log_mean.double() - log_r
     n, soft = x + r, softplus(logits)
     value = torch.lgamma(n) - lgamma_r - torch.lgamma(x + 1) + x * logits - n * soft

@@ -63,6 +63,8 @@ class SparseDecoder(nn.Module):
     be structural: pass ``support``, or loadings without gradient (on a CPU; on a GPU looking for
     zeros would make the host wait).
 
+    Under ``torch.autocast`` the H x H products alone are rounded, to its type.
+
     Parameters
     ----------
     n_features
@@ -219,12 +221,15 @@ class SparseDecoder(nn.Module):
         return plan
 
     def _schedule(self, inputs: Inputs, plan: FeaturePlan) -> Schedule:
+        device = inputs.z.device.type
+        rounded = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if rounded else None
         if self.chunk_size is not None:
-            return Schedule(plan, min(self.chunk_size, self.n_features))
+            return Schedule(plan, min(self.chunk_size, self.n_features), dtype)
         threads = min(torch.get_num_threads(), MAX_CHUNK_THREADS)
         n_bytes = CHUNK_BYTES_ON_GPU if inputs.z.is_cuda else CHUNK_BYTES_PER_THREAD * threads
         per_feature = max(1, len(inputs.z)) * self.n_hidden * inputs.z.element_size()
-        return Schedule(plan, min(max(1, n_bytes // per_feature), self.n_features))
+        return Schedule(plan, min(max(1, n_bytes // per_feature), self.n_features), dtype)
 
 
 class DecodedObservations(TorchDistribution):

@@ -90,20 +90,47 @@ class Route(Protocol):
         """Add the gradients for ``d_eta`` (G', B) of the latest features."""
 
 
+class HiddenLayer:
+    """Products with the second layer M, H x H, optionally rounded to a half precision type."""
+
+    def __init__(self, second: Tensor, dtype: torch.dtype | None) -> None:
+        self.rounded = dtype is not None and dtype != second.dtype
+        self.second = second.to(dtype) if self.rounded else second
+        self.transposed = self.second.mT.contiguous()
+
+    def forward(self, one: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+        """Return M one + m in ``out``."""
+        if not self.rounded:
+            return torch.addmm(bias, one, self.transposed, out=out)
+        self.one = one.to(self.second.dtype)
+        return out.copy_(self.one @ self.transposed).add_(bias)
+
+    def backward(self, d_two: Tensor, one: Tensor, out: Tensor, d_second: Tensor) -> Tensor:
+        """Add to the gradient of M and return that of ``one`` in ``out``."""
+        if not self.rounded:
+            d_second.addmm_(d_two.mT, one)
+            return torch.mm(d_two, self.second, out=out)
+        d_two = d_two.to(self.second.dtype)
+        d_second += d_two.mT @ self.one
+        return out.copy_(d_two @ self.second)
+
+
 class SeveralFactorFeatures:
     """Features of any support: both trunk layers, activations (G', B, H) of one chunk.
 
     The gradients are added to ``gradients``; buffers are allocated once and used by all chunks.
     """
 
-    def __init__(self, inputs: Inputs, gradients: Inputs, chunk_size: int) -> None:
+    def __init__(
+        self, inputs: Inputs, gradients: Inputs, chunk_size: int, dtype: torch.dtype | None
+    ) -> None:
         z, loadings, weights = inputs
         n_hidden, n_factors = weights.first.shape
         extra = -n_factors % WIDTH_MULTIPLE
         self.n_factors, self.weights, self.gradients = n_factors, weights, gradients
         self.z, self.loadings = pad(z, (0, extra)), pad(loadings, (0, extra))
         self.first = pad(weights.first, (0, extra)).contiguous()
-        self.first_t, self.second_t = self.first.mT.contiguous(), weights.second.mT.contiguous()
+        self.first_t, self.second = self.first.mT.contiguous(), HiddenLayer(weights.second, dtype)
         self.d_z, self.d_first_t = torch.zeros_like(self.z), torch.zeros_like(self.first_t)
         n_pairs, width = chunk_size * len(z), n_factors + extra
         self.masked, self.d_masked = z.new_empty(2, n_pairs, width)
@@ -118,7 +145,7 @@ class SeveralFactorFeatures:
         masked, one, two = (t[: n * b] for t in (self.masked, self.one, self.two))
         torch.mul(self.z, self.rows, out=masked.view(n, b, -1))
         torch.mm(masked, self.first_t, out=one).relu_()
-        torch.addmm(weights.second_bias, one, self.second_t, out=two).relu_()
+        self.second.forward(one, weights.second_bias, out=two).relu_()
         # Row times matrix: the same product as matrix times column takes eight times as long.
         eta = torch.bmm(self.head.unsqueeze(1), two.view(n, b, -1).mT).squeeze(1)
         return eta.add_(weights.bias[features].unsqueeze(-1))
@@ -134,9 +161,8 @@ class SeveralFactorFeatures:
         grads.heads[self.features] = torch.bmm(d_eta.unsqueeze(1), two.view(n, b, -1)).squeeze(1)
         torch.mul(d_eta.unsqueeze(-1), self.head.unsqueeze(1), out=d_two.view(n, b, -1))
         mask(d_two, two, 0, grad_input=d_two)
-        grads.second.addmm_(d_two.mT, one)
         grads.second_bias.addmv_(d_two.mT, self.ones[: n * b])
-        d_one = torch.mm(d_two, self.weights.second, out=two)
+        d_one = self.second.backward(d_two, one, out=two, d_second=grads.second)
         mask(d_one, one, 0, grad_input=d_one)
         self.d_first_t.addmm_(masked.mT, d_one)
         torch.mm(d_one, self.first, out=d_masked)
@@ -153,16 +179,17 @@ class SeveralFactorFeatures:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the features are visited: the plan and the size of a chunk."""
+    """How the features are visited: the plan, the size of a chunk, the precision of M."""
 
     plan: FeaturePlan
     chunk_size: int
+    dtype: torch.dtype | None = None
 
     def visit(self, inputs: Inputs, gradients: Inputs) -> Iterator[tuple[Route, Features]]:
         """Yield every chunk with its route; the gradients are complete at exhaustion."""
         plan, n_rows = self.plan, max(1, len(inputs.z))
         if isinstance(plan.several, slice) or len(plan.several):
-            several = SeveralFactorFeatures(inputs, gradients, self.chunk_size)
+            several = SeveralFactorFeatures(inputs, gradients, self.chunk_size, self.dtype)
             for features in _chunks(plan.several, self.chunk_size):
                 yield several, features
             several.finish()
@@ -228,6 +255,11 @@ def decoded_log_prob(
     return _DecodedLogProb.apply(task, ahead, *tensors)
 
 
+def _float32_ops(tensor: Tensor) -> torch.autocast:
+    """Switch autocast off: the products that may be rounded are rounded explicitly."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, schedule: Schedule, *tensors: Tensor) -> Tensor:
@@ -235,8 +267,9 @@ class _Decode(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         inputs = _inputs(tensors)
         eta = inputs.z.new_empty(len(inputs.z), len(inputs.loadings))
-        for route, features in schedule.visit(inputs, inputs.zeros()):
-            eta[:, features] = route.forward(features).mT
+        with _float32_ops(eta):
+            for route, features in schedule.visit(inputs, inputs.zeros()):
+                eta[:, features] = route.forward(features).mT
         return eta
 
     @staticmethod
@@ -244,9 +277,10 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, d_eta: Tensor) -> tuple[Tensor | None, ...]:
         inputs = _inputs(ctx.saved_tensors)
         gradients = inputs.zeros()
-        for route, features in ctx.schedule.visit(inputs, gradients):
-            route.forward(features)
-            route.backward(d_eta[:, features].mT.contiguous())
+        with _float32_ops(d_eta):
+            for route, features in ctx.schedule.visit(inputs, gradients):
+                route.forward(features)
+                route.backward(d_eta[:, features].mT.contiguous())
         return None, gradients.z, gradients.loadings, *gradients.weights
 
 
@@ -296,9 +330,10 @@ class _DecodedLogProb(torch.autograd.Function):
         ctx.task = task
         ctx.save_for_backward(*tensors)
         ctx.gradients = None
-        if not ahead:
-            return task.values(_inputs(tensors))
-        values, ctx.gradients = task.values_and_gradients(_inputs(tensors), None)
+        with _float32_ops(task.x):
+            if not ahead:
+                return task.values(_inputs(tensors))
+            values, ctx.gradients = task.values_and_gradients(_inputs(tensors), None)
         return values
 
     @staticmethod
@@ -307,7 +342,8 @@ class _DecodedLogProb(torch.autograd.Function):
         tensors = ctx.saved_tensors
         if ctx.gradients is not None and bool((grad == grad[:1]).all()):
             return None, None, *(gradient * grad[:1].sum() for gradient in ctx.gradients)
-        _, gradients = ctx.task.values_and_gradients(_inputs(tensors), grad)
+        with _float32_ops(grad):
+            _, gradients = ctx.task.values_and_gradients(_inputs(tensors), grad)
         return None, None, *gradients
 
 

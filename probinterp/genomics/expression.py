@@ -32,6 +32,7 @@ from probinterp.genomics.validation import (
     Summary,
     check_dtype,
     checked_matrix,
+    checked_positions,
     float32_copy,
     listing,
     row_blocks,
@@ -146,7 +147,7 @@ class ExpressionData:
         IndexError
             If a position lies outside 0..N-1 or a mask has another length than N.
         """
-        positions = _positions(index, len(self))
+        positions = checked_positions(index, len(self))
         return ExpressionData(
             self.data.subset(torch.from_numpy(positions)),
             self.obs_names[positions],
@@ -391,22 +392,3 @@ def _size_factor(library: NDArray[np.float64] | None, median: float | None) -> T
     if library is None or median is None:
         return None
     return torch.from_numpy((library / median).astype(np.float32))
-
-
-def _positions(index: Any, n_obs: int) -> NDArray[np.int64]:
-    found = index.numpy() if isinstance(index, Tensor) else np.asarray(index)
-    if found.ndim != 1 or found.dtype.kind not in "biu" and found.size:
-        raise TypeError(
-            f"expected positions or a Boolean mask of shape (B,), got dtype {found.dtype}, "
-            f"shape {found.shape}."
-        )
-    if found.dtype.kind == "b":
-        if len(found) != n_obs:
-            raise IndexError(f"the mask has {len(found)} entries for {n_obs} cells.")
-        return np.flatnonzero(found)
-    positions = found.astype(np.int64)
-    if positions.size and not (positions.min() >= 0 and positions.max() < n_obs):
-        raise IndexError(
-            f"positions must lie in 0..{n_obs - 1}, got {positions.min()}..{positions.max()}."
-        )
-    return positions

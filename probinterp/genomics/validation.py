@@ -226,6 +226,26 @@ def _position(block: Any, entry: int) -> tuple[int, int]:
     return row, int(block.indices[entry])
 
 
+def checked_positions(index: Any, n_obs: int) -> NDArray[np.int64]:
+    """Positions in 0..N-1 from positions or a Boolean mask; anything else is refused."""
+    found = index.numpy() if isinstance(index, Tensor) else np.asarray(index)
+    if found.ndim != 1 or found.dtype.kind not in "biu" and found.size:
+        raise TypeError(
+            f"expected positions or a Boolean mask of shape (B,), got dtype {found.dtype}, "
+            f"shape {found.shape}."
+        )
+    if found.dtype.kind == "b":
+        if len(found) != n_obs:
+            raise IndexError(f"the mask has {len(found)} entries for {n_obs} cells.")
+        return np.flatnonzero(found)
+    positions = found.astype(np.int64)
+    if positions.size and not (positions.min() >= 0 and positions.max() < n_obs):
+        raise IndexError(
+            f"positions must lie in 0..{n_obs - 1}, got {positions.min()}..{positions.max()}."
+        )
+    return positions
+
+
 def listing(names: Any, limit: int = 5) -> str:
     """First few names and how many there are, for messages."""
     shown = ", ".join(repr(str(name)) for name in list(names[:limit]))

@@ -1,6 +1,6 @@
 """Inference: fit a model, read its posterior, draw from its predictive, save it."""
 
-from probinterp.inference.checkpoint import load, read_config, save
+from probinterp.inference.checkpoint import load, read_config, read_history, save
 from probinterp.inference.data import ArrayData, Data
 from probinterp.inference.early_stopping import EarlyStopping
 from probinterp.inference.elbo import MeanFieldELBO, full_objective
@@ -38,5 +38,6 @@ __all__ = [
     "posterior",
     "predictive_draws",
     "read_config",
+    "read_history",
     "save",
 ]

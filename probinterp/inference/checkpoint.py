@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import torch
 
 import probinterp
 from probinterp.configuration import Configured
-from probinterp.inference.history import FitHistory
+from probinterp.inference.history import EpochRecord, FitHistory
 from probinterp.inference.storage import read_tensors, write_atomically, write_tensors
 from probinterp.models.base import ProbabilisticModel
 
@@ -118,6 +119,27 @@ def read_config(directory: str | Path) -> dict[str, Any]:
             f"{path} has format {version!r}; this version of probinterp reads {FORMAT}."
         )
     return config
+
+
+def read_history(directory: str | Path) -> FitHistory:
+    """Read the history that was saved with a model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model was saved without one.
+    """
+    path, config = Path(directory) / HISTORY, read_config(directory)
+    if not path.is_file() or "fit" not in config:
+        raise FileNotFoundError(f"{path} not found: the model was saved without its history.")
+    with path.open(newline="") as file:
+        records = tuple(_record(row) for row in csv.DictReader(file))
+    return FitHistory(records, **config["fit"])
+
+
+def _record(row: dict[str, str]) -> EpochRecord:
+    values = {name: float(value) if value else None for name, value in row.items()}
+    return EpochRecord(**(values | {"epoch": int(row["epoch"])}))  # type: ignore[arg-type]
 
 
 def _write(

@@ -1,0 +1,235 @@
+"""Fit a sparse VAE to the cells of a file and write what it found."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from probinterp.genomics import ExpressionData, from_anndata, split, top_genes, write_factors
+from probinterp.genomics.reference import load_reference, save_reference
+from probinterp.inference import (
+    EarlyStopping,
+    Factors,
+    Restarts,
+    cosine,
+    factors,
+    fit_restarts,
+    load,
+    log_predictive_density,
+    read_history,
+    save,
+)
+from probinterp.inference.storage import write_atomically
+from probinterp.likelihoods import GaussianLikelihood, Likelihood, NegativeBinomialLikelihood
+from probinterp.models import ProbabilisticModel, SparseVAE
+
+SPLIT_COLUMN = "probinterp_split"
+KEY = "sparse_vae"
+
+
+class Fitted(NamedTuple):
+    """A fitted model with the data of the fit.
+
+    Attributes
+    ----------
+    model, restarts
+        Best model and all of them.
+    train, heldout
+        Cells of the fit and held-out cells.
+    factors
+        Factors of all cells of the file, training cells first.
+    adata
+        The AnnData object with factors written to it.
+    """
+
+    model: ProbabilisticModel
+    restarts: Restarts
+    train: ExpressionData
+    heldout: ExpressionData
+    factors: Factors
+    adata: AnnData
+
+
+def fit_cells(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    counts: bool = True,
+    size_factor_key: str | None = None,
+    stratify: str | None = None,
+    groups: str | None = None,
+    heldout: float = 0.2,
+    n_factors: int = 10,
+    n_hidden: int = 64,
+    spike: float | None = None,
+    slab: float | None = None,
+    max_epochs: int = 150,
+    batch_size: int = 64,
+    learning_rate: float = 1e-2,
+    restarts: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Fitted:
+    """Hold cells out, fit the sparse VAE to the others, and write its factors into ``adata``.
+
+    Parameters
+    ----------
+    adata
+        Cells by genes; written to in place.
+    layer, counts, size_factor_key
+        Passed to :func:`probinterp.genomics.from_anndata`; counts get a negative binomial
+        likelihood, other values a Gaussian one.
+    stratify, groups, heldout
+        Passed to :func:`probinterp.genomics.split`.
+    n_factors, n_hidden, spike, slab
+        Passed to :class:`probinterp.models.SparseVAE`.
+    max_epochs, batch_size, learning_rate, device, progress
+        Passed to :func:`probinterp.fit`, with Adam, a cosine schedule and early stopping on the
+        held-out loss.
+    restarts
+        Number of fits, from ``seed`` on; the one with the best objective is kept.
+    seed
+        Seed of the split and of the first fit.
+    """
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, got {restarts}.")
+    if SPLIT_COLUMN in adata.obs:
+        adata.obs = adata.obs.drop(columns=SPLIT_COLUMN)
+    parts = split(adata, heldout, stratify=stratify, groups=groups, seed=seed)
+    read = partial(from_anndata, layer=layer, counts=counts, size_factor_key=size_factor_key)
+    train = read(parts.train, drop_empty=True)
+    held = read(parts.heldout, like=train)
+    result = fit_restarts(
+        partial(_sparse_vae, train.n_vars, n_factors, n_hidden, spike, slab, counts),
+        train,
+        seeds=range(seed, seed + restarts),
+        max_epochs=max_epochs,
+        batch_size=batch_size,
+        optimizer=partial(torch.optim.Adam, lr=learning_rate),
+        schedule=cosine,
+        heldout=held,
+        early_stopping=EarlyStopping(patience=5, every=5),
+        device=device,
+        progress=progress,
+    )
+    everyone = read(adata, like=train)
+    found = factors(result.best, everyone)
+    labels = pd.Series("dropped", index=adata.obs_names)
+    labels[train.obs_names], labels[held.obs_names] = "train", "heldout"
+    adata.obs[SPLIT_COLUMN] = pd.Categorical(labels)
+    settings = {"seed": seed, "n_factors": n_factors, "n_hidden": n_hidden}
+    write_factors(adata, found, key=KEY, data=everyone, params=settings, overwrite=True)
+    return Fitted(result.best, result, train, held, found, adata)
+
+
+def fit_file(path: str | Path, out: str | Path, **options: Any) -> dict[str, Any]:
+    """Fit an h5ad file; write ``model/``, ``adata.h5ad`` and ``summary.json`` into ``out``.
+
+    Returns
+    -------
+    dict
+        The summary, plain numbers and strings.
+    """
+    adata = anndata.read_h5ad(existing(path))
+    return write_fit(fit_cells(adata, **options), Path(out))
+
+
+def write_fit(fitted: Fitted, out: Path) -> dict[str, Any]:
+    """Write a fitted model, its data and a summary into the directory ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    history = fitted.restarts.histories[fitted.restarts.best_index]
+    directory = save(fitted.model, out / "model", history, overwrite=True)
+    save_reference(fitted.train, directory)
+    write_atomically(out / "adata.h5ad", fitted.adata.write_h5ad)
+    summary = summarise(fitted)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def read_fit(directory: str | Path) -> Fitted:
+    """Read what :func:`write_fit` wrote; factors are computed anew from the saved model."""
+    folder = Path(directory)
+    model, reference = load(folder / "model"), load_reference(folder / "model")
+    history = read_history(folder / "model")
+    summary = json.loads(existing(folder / "summary.json").read_text())
+    adata = anndata.read_h5ad(existing(folder / "adata.h5ad"))
+    everyone = read_like(adata, reference)
+    split_of = adata.obs[SPLIT_COLUMN].to_numpy()
+    train, held = (
+        everyone.subset(np.flatnonzero(split_of == part)) for part in ("train", "heldout")
+    )
+    best = max(summary["objectives"])
+    restarts = Restarts(model, (best,), (history,), (model,), (history.seed,))
+    return Fitted(model, restarts, train, held, factors(model, everyone), adata)
+
+
+def read_like(adata: AnnData, reference: ExpressionData) -> ExpressionData:
+    """Read cells as the training data of a saved model were read."""
+    report = reference.report
+    layer = None if report.source == "X" else report.source.removeprefix("layer ").strip("'\"")
+    return from_anndata(
+        adata,
+        layer=layer,
+        counts=report.counts,
+        size_factor_key=report.size_factor_key,
+        like=reference,
+    )
+
+
+def existing(path: str | Path) -> Path:
+    """``path`` if it is a file, else a ``FileNotFoundError``."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} not found.")
+    return Path(path)
+
+
+def summarise(fitted: Fitted) -> dict[str, Any]:
+    """Sizes, losses, held-out log predictive density and the top genes of every factor."""
+    history = fitted.restarts.histories[fitted.restarts.best_index]
+    density = log_predictive_density(fitted.model, fitted.heldout.batch(), n_samples=50)
+    genes = top_genes(fitted.factors, 10, var_names=fitted.train.var_names)
+    support = fitted.factors.support
+    return {
+        "n_train": len(fitted.train),
+        "n_heldout": len(fitted.heldout),
+        "n_genes": fitted.train.n_vars,
+        "n_factors": len(fitted.factors.columns),
+        "mean_support": None if support is None else float(support.float().mean()),
+        "epochs": len(history.records),
+        "best_epoch": history.best_epoch,
+        "stopped": history.stopped,
+        "objectives": list(fitted.restarts.objectives),
+        "heldout_log_density_per_cell": float(density.mean()),
+        "top_genes": genes.groupby("factor", sort=False)["gene"].apply(list).to_dict(),
+    }
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON, atomically."""
+    text = json.dumps(values, indent=2, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def _sparse_vae(
+    n_genes: int,
+    n_factors: int,
+    n_hidden: int,
+    spike: float | None,
+    slab: float | None,
+    counts: bool,
+) -> SparseVAE:
+    likelihood: Likelihood = (
+        NegativeBinomialLikelihood(n_genes) if counts else GaussianLikelihood(n_genes, degrees=3.0)
+    )
+    return SparseVAE(
+        n_genes, n_factors, n_hidden=n_hidden, spike=spike, slab=slab, likelihood=likelihood
+    )
