@@ -4,8 +4,6 @@ Nothing heavy is imported here: AnnData, scanpy, ArviZ and matplotlib come with
 :mod:`probinterp.genomics` and :mod:`probinterp.reporting`.
 """
 
-__version__ = "0.1.0"
-
 from probinterp import models, simulate
 from probinterp.criticism import discrepancies, pop_pc, ppc
 from probinterp.inference import (
@@ -20,10 +18,12 @@ from probinterp.inference import (
     predictive_draws,
     save,
 )
+from probinterp.version import __version__
 
 __all__ = [
     "ArrayData",
     "EarlyStopping",
+    "__version__",
     "discrepancies",
     "factors",
     "fit",

@@ -218,11 +218,11 @@ def _finish(as_json: bool, summary: dict[str, Any], written: list[Path]) -> None
 
 
 def _factors_text(table: Any) -> str:
-    lines = [""]
-    for row in table.itertuples(index=False):
-        described = row._asdict() if hasattr(row, "_asdict") else {}
-        marks, auc = described.get("marks", "-"), described.get("AUC", float("nan"))
-        lines.append(f"{row.factor:<10} {marks:<34} AUC {auc:4.2f}  {row[2]}")
+    lines = [f"\n{'factor':<10} {'marks':<32} {'AUC':>4}  top genes (- falls as the score rises)"]
+    lines += [
+        f"{row['factor']:<10} {row['marks']:<32} {row['AUC']:4.2f}  {row['top genes']}"
+        for row in table.to_dict("records")
+    ]
     return "\n".join([*lines, ""])
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+BLOCK = 2**17  # entries of a matrix that are worked on at a time, in the cache
+EXACT = 40.0  # softplus(x) = x from here on in double precision; torch's 20 is 2e-9 off
+
 
 class NegativeBinomial(TorchDistribution):
     r"""Independent negative binomial counts of G features, in terms of the mean.
@@ -90,7 +93,11 @@ def _dense_log_prob(log_mean: Tensor, dispersion: Tensor, value: Tensor) -> Tens
     r, x = dispersion.double(), value.double()
     logits = log_mean.double() - r.log()
     terms = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
-    return (terms + x * logits - (x + r) * softplus(logits)).sum(-1).to(log_mean.dtype)
+    return (
+        (terms + x * logits - (x + r) * softplus(logits, threshold=EXACT))
+        .sum(-1)
+        .to(log_mean.dtype)
+    )
 
 
 class _SparseLogProb(torch.autograd.Function):
@@ -111,10 +118,10 @@ class _SparseLogProb(torch.autograd.Function):
         flat = value.nonzero().squeeze(1)  # where the non-zero counts stand in the batch
         row = flat.div(n_features, rounding_mode="floor")
         at_r = flat - row * n_features if dispersion.dim() == 1 else flat
-        logits = log_mean - dispersion.log()
-        soft = _softplus(logits)
+        logits, soft = _logits_and_softplus(log_mean, dispersion)
         soft.view(-1).index_fill_(0, flat, 0.0)
-        terms = _count_terms(log_mean.view(-1)[flat], dispersion.view(-1), at_r, value[flat])
+        counts, means = (t.index_select(0, flat) for t in (value, log_mean.view(-1)))
+        terms = _count_terms(means, dispersion.view(-1), at_r, counts)
         values, d_log_mean, d_dispersion = (term.to(soft.dtype) for term in terms)
         total = torch.linalg.vecdot(soft, dispersion).neg_().index_add_(0, row, values)
         ctx.save_for_backward(logits, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion)
@@ -125,16 +132,17 @@ class _SparseLogProb(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         logits, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion = ctx.saved_tensors
         weight = grad.reshape(-1)
-        sigmoid, here = logits.sigmoid(), weight[row]
+        sigmoid, here = logits.sigmoid(), weight.index_select(0, row)
         sigmoid.view(-1).index_fill_(0, flat, 0.0)
         if dispersion.dim() == 1:
             by_r = weight @ (sigmoid - soft)
         else:
             by_r = (sigmoid - soft) * weight.unsqueeze(-1)
         by_r.view(-1).index_add_(0, at_r, d_dispersion * here)
+        by_r = by_r if by_r.dim() == 1 else by_r.view(ctx.shape)
         by_mean = sigmoid.mul_(dispersion).mul_(-weight.unsqueeze(-1))
         by_mean.view(-1).index_copy_(0, flat, d_log_mean * here)
-        return by_mean.view(ctx.shape), by_r.view(ctx.shape if by_r.dim() > 1 else -1), None
+        return by_mean.view(ctx.shape), by_r, None
 
 
 def _count_terms(
@@ -149,21 +157,31 @@ def _count_terms(
     functions = (table, table.log(), table.lgamma(), table.digamma())
     r, log_r, lgamma_r, digamma_r = (f.index_select(0, at_r) for f in functions)
     x, logits = count.double(), log_mean.double() - log_r
-    n, soft = x + r, softplus(logits)
+    n, soft = x + r, softplus(logits, threshold=EXACT)
     value = torch.lgamma(n) - lgamma_r - torch.lgamma(x + 1) + x * logits - n * soft
     by_mean = x - n * logits.sigmoid()
     return value, by_mean, torch.digamma(n) - digamma_r - soft - by_mean / r
 
 
-def _softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x)) to two units in the last place, four times as fast as torch's.
+def _logits_and_softplus(log_mean: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
+    """Return l = log mean - log r and log(1 + exp(l)), to two units in the last place.
 
-    With e = exp(-|x|) and u = 1 + e rounded, log(1 + e) = log(u) + (e - (u - 1)) / u.
+    With e = exp(-|l|) and u = 1 + e rounded, log(1 + e) = log(u) + (e - (u - 1)) / u: a quarter of
+    the time of torch's. Blocks of rows stay in the cache and share their scratch.
     """
-    small = x.abs().neg_().exp_()
-    one_more = small + 1
-    correction = small.sub_(one_more - 1).div_(one_more)
-    return one_more.log_().add_(correction).add_(x.relu())
+    log_r = dispersion.log().expand_as(log_mean)
+    logits, soft = torch.empty_like(log_mean), torch.empty_like(log_mean)
+    n_rows = max(1, BLOCK // max(1, log_mean.shape[-1]))
+    scratch = torch.empty_like(log_mean[:n_rows]), torch.empty_like(log_mean[:n_rows])
+    split = (t.split(n_rows) for t in (log_mean, log_r, logits, soft))
+    for mean, r, difference, result in zip(*split, strict=True):
+        small, other = (t[: len(mean)] for t in scratch)
+        torch.sub(mean, r, out=difference)
+        torch.abs(difference, out=small).neg_().exp_()
+        torch.add(small, 1.0, out=result)
+        small.sub_(torch.sub(result, 1.0, out=other)).div_(result)
+        result.log_().add_(small).add_(torch.clamp_min(difference, 0.0, out=other))
+    return logits, soft
 
 
 class MultinomialCounts(TorchDistribution):

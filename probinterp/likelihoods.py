@@ -73,6 +73,10 @@ class Likelihood(Configured, nn.Module, ABC):
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """What an encoder should see of the batch, shape (B, G)."""
 
+    @abstractmethod
+    def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
+        """Where a decoder without knowledge should start: location and scale of eta, (G,)."""
+
     def log_prior(self) -> Tensor | None:
         """Log prior density of the likelihood's own parameters, a scalar; None where flat."""
         return None
@@ -140,6 +144,10 @@ class GaussianLikelihood(Likelihood):
         excess = self.prior_variance * (-2 * self.log_scale).exp()
         return -((self.degrees + 2) * self.log_scale + self.degrees / 2 * excess).sum()
 
+    def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the features seen at initialisation."""
+        return self.center, self.spread
+
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Features standardised by the means and deviations seen at initialisation."""
         return (batch.x - self.center) / self.spread
@@ -187,6 +195,11 @@ class NegativeBinomialLikelihood(Likelihood):
         excess = (variance - mean).clamp_min(torch.finfo(mean.dtype).tiny)
         self.intercept.copy_(mean.clamp_min(1e-4).log())
         self.log_inverse_dispersion.copy_((mean.square() / excess).clamp(0.1, 100.0).log())
+
+    def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
+        """Zero and one: the likelihood has an intercept of its own."""
+        one = torch.ones_like(batch.x[0])
+        return torch.zeros_like(one), one
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return log(1 + x / s)."""
@@ -240,6 +253,11 @@ class RoundedLogNormalLikelihood(Likelihood):
         self.intercept.copy_(center)
         self.log_scale.copy_(spread.clamp_min(SMALLEST_SCALE).log())
 
+    def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
+        """Zero and one: the likelihood has an intercept of its own."""
+        one = torch.ones_like(batch.x[0])
+        return torch.zeros_like(one), one
+
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return log(1 + x / s), standardised as seen at initialisation."""
         return (self._logged(batch) - self.center) / self.spread
@@ -273,6 +291,11 @@ class BernoulliLikelihood(Likelihood):
 
     def initialize(self, batch: ObservedBatch) -> None:
         """Do nothing: there is no parameter."""
+
+    def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
+        """Zero and one: logits of probability one half."""
+        one = torch.ones_like(batch.x[0])
+        return torch.zeros_like(one), one
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return the features themselves."""
@@ -309,6 +332,11 @@ class MultinomialLikelihood(Likelihood):
 
     def initialize(self, batch: ObservedBatch) -> None:
         """Do nothing: there is no parameter."""
+
+    def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
+        """Zero and one: equal probabilities."""
+        one = torch.ones_like(batch.x[0])
+        return torch.zeros_like(one), one
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return the share of each feature in its row; an empty row stays zero."""

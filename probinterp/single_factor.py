@@ -42,9 +42,9 @@ class SingleFactorFeatures:
         inside = torch.cat([ends[:1], (self.knots[1:] + self.knots[:-1]) / 2, ends[1:]])
         inside = inside.unsqueeze(-1)
         self.positive, away = inside > 0, inside.abs() > tiny
-        value = torch.where(self.positive, inside * plus, -inside * minus) + bias
-        self.active = (value > 0).to(bias.dtype)  # (2H + 3, H)
-        self.slopes = self.active * away * torch.where(self.positive, plus, -minus)
+        slopes = torch.where(self.positive, plus, -minus) * away
+        self.active = (inside * slopes + bias > 0).to(bias.dtype)  # (2H + 3, H)
+        self.slopes = self.active * slopes
         self.offsets = self.active * bias
         self.d_slopes, self.d_offsets = torch.zeros(2, *self.active.shape).to(self.active)
 

@@ -53,3 +53,8 @@ def is_backed_by_columns(matrix: Any) -> bool:
 def is_backed_sparse(matrix: Any) -> bool:
     """Whether ``matrix`` lies in a file in a sparse format."""
     return isinstance(matrix, CSRDataset | CSCDataset)
+
+
+def stored_pointers(matrix: Any) -> tuple[Any, int]:
+    """Row pointers of a sparse matrix in a file, and how many entries it holds."""
+    return matrix.group["indptr"][:], min(len(matrix.group[name]) for name in ("indices", "data"))

@@ -26,11 +26,13 @@ from probinterp.genomics.compat import (
     is_backed_by_rows,
     is_backed_sparse,
     matrix_of,
+    stored_pointers,
 )
 from probinterp.genomics.validation import (
     Origin,
     Summary,
     check_dtype,
+    check_pointers,
     checked_matrix,
     checked_positions,
     float32_copy,
@@ -332,6 +334,9 @@ def _read(
         )
     if is_backed_by_rows(matrix):
         check_dtype(matrix.dtype, origin.source)
+        if is_backed_sparse(matrix):
+            pointers, n_entries = stored_pointers(matrix)
+            check_pointers(pointers, len(origin.obs_names), n_entries, origin.source)
         rows = BackedRows(matrix, np.arange(len(origin.obs_names)), columns, origin.source)
         return rows, summarise(rows.blocks(), origin, counts=counts)
     checked = checked_matrix(matrix, origin.source)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,8 @@ def load_reference(directory: str | Path) -> ExpressionData:
         raise FileNotFoundError(f"{path} not found: the model was saved without its genes.")
     try:
         described = json.loads(path.read_text())
-        report = {k: tuple(v) if isinstance(v, list) else v for k, v in described["report"].items()}
+        pairs = described["report"].items()
+        report: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
         studies = described["study_names"]
         genes = pd.Index(described["var_names"])
         return ExpressionData(

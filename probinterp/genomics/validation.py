@@ -125,6 +125,20 @@ def checked_structure(matrix: Any, source: str) -> Any:
     return sound
 
 
+def check_pointers(pointers: NDArray[Any], n_obs: int, n_entries: int, source: str) -> None:
+    """Refuse row pointers of a file that skip entries or reach beyond them.
+
+    Every block that is read is checked too, but a block shows neither entries before the first
+    row nor those after the last one.
+    """
+    ends = (int(pointers[0]), int(pointers[-1])) if len(pointers) else (-1, -1)
+    if len(pointers) != n_obs + 1 or ends != (0, n_entries) or (pointers[1:] < pointers[:-1]).any():
+        raise ValueError(
+            f"{source} is not a valid csr matrix: expected {n_obs + 1} non-decreasing index "
+            f"pointers from 0 to {n_entries}, got {len(pointers)} from {ends[0]} to {ends[1]}."
+        )
+
+
 def float32_copy(matrix: Any) -> Any:
     """Copy of a checked matrix in float32, by rows, without stored zeros."""
     if not sp.issparse(matrix):

@@ -13,7 +13,7 @@ from probinterp.inference.predictive import (
     predictive_draws,
 )
 from probinterp.inference.restarts import Restarts, fit_restarts
-from probinterp.inference.svi import cosine, fit
+from probinterp.inference.svi import cosine, fit, late_cosine
 from probinterp.inference.training_state import Checkpoint
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "fit",
     "fit_restarts",
     "full_objective",
+    "late_cosine",
     "load",
     "log_predictive_density",
     "posterior",

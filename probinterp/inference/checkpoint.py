@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-import probinterp
 from probinterp.configuration import Configured
 from probinterp.inference.history import EpochRecord, FitHistory
 from probinterp.inference.storage import read_tensors, write_atomically, write_tensors
 from probinterp.models.base import ProbabilisticModel
+from probinterp.version import __version__
 
 FORMAT = 1
 PARAMS, CONFIG, HISTORY = "params.safetensors", "config.json", "history.csv"
@@ -148,7 +148,7 @@ def _write(
     write_tensors(folder / PARAMS, model.state_dict(), {"format": FORMAT})
     config = {
         "format": FORMAT,
-        "version": probinterp.__version__,
+        "version": __version__,
         "model": json.loads(configuration),
         "checksum": _checksum(folder / PARAMS),
     }

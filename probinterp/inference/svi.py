@@ -40,6 +40,11 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def late_cosine(progress: float) -> float:
+    """Learning-rate schedule that is 1 for the first half, then falls to 0 like a cosine."""
+    return 1.0 if progress < 0.5 else cosine(2 * progress - 1)
+
+
 def fit(
     model: ProbabilisticModel,
     data: Data,

@@ -32,6 +32,7 @@ from probinterp.likelihoods import GaussianLikelihood, Likelihood, NegativeBinom
 from probinterp.models import ProbabilisticModel, SparseVAE
 
 SPLIT_COLUMN = "probinterp_split"
+COUNT_SPIKE, COUNT_SLAB = 0.2, 0.004  # rates per cell that count data need, see fit_cells
 KEY = "sparse_vae"
 
 
@@ -91,7 +92,9 @@ def fit_cells(
     stratify, groups, heldout
         Passed to :func:`probinterp.genomics.split`.
     n_factors, n_hidden, spike, slab
-        Passed to :class:`probinterp.models.SparseVAE`.
+        Passed to :class:`probinterp.models.SparseVAE`. The default rates of counts are 0.2 N and
+        0.004 N for N cells: a count says far less about a link than a Gaussian value does, and
+        with the model's own defaults most links are lost.
     max_epochs, batch_size, learning_rate, device, progress
         Passed to :func:`probinterp.fit`, with Adam, a cosine schedule and early stopping on the
         held-out loss.
@@ -107,7 +110,10 @@ def fit_cells(
     parts = split(adata, heldout, stratify=stratify, groups=groups, seed=seed)
     read = partial(from_anndata, layer=layer, counts=counts, size_factor_key=size_factor_key)
     train = read(parts.train, drop_empty=True)
-    held = read(parts.heldout, like=train)
+    held = read(parts.heldout, like=train, drop_empty=True)
+    if counts:
+        spike = COUNT_SPIKE * len(train) if spike is None else spike
+        slab = COUNT_SLAB * len(train) if slab is None else slab
     result = fit_restarts(
         partial(_sparse_vae, train.n_vars, n_factors, n_hidden, spike, slab, counts),
         train,
@@ -121,7 +127,7 @@ def fit_cells(
         device=device,
         progress=progress,
     )
-    everyone = read(adata, like=train)
+    everyone = read(adata, like=train, drop_empty=True)
     found = factors(result.best, everyone)
     labels = pd.Series("dropped", index=adata.obs_names)
     labels[train.obs_names], labels[held.obs_names] = "train", "heldout"
@@ -182,6 +188,7 @@ def read_like(adata: AnnData, reference: ExpressionData) -> ExpressionData:
         counts=report.counts,
         size_factor_key=report.size_factor_key,
         like=reference,
+        drop_empty=True,
     )
 
 
@@ -196,7 +203,7 @@ def summarise(fitted: Fitted) -> dict[str, Any]:
     """Sizes, losses, held-out log predictive density and the top genes of every factor."""
     history = fitted.restarts.histories[fitted.restarts.best_index]
     density = log_predictive_density(fitted.model, fitted.heldout.batch(), n_samples=50)
-    genes = top_genes(fitted.factors, 10, var_names=fitted.train.var_names)
+    genes = top_genes(fitted.factors, 10, var_names=fitted.train.var_names, by_effect=True)
     support = fitted.factors.support
     return {
         "n_train": len(fitted.train),
@@ -231,5 +238,10 @@ def _sparse_vae(
         NegativeBinomialLikelihood(n_genes) if counts else GaussianLikelihood(n_genes, degrees=3.0)
     )
     return SparseVAE(
-        n_genes, n_factors, n_hidden=n_hidden, spike=spike, slab=slab, likelihood=likelihood
+        n_genes,
+        n_factors,
+        n_hidden=n_hidden,
+        spike=spike,
+        slab=slab,
+        likelihood=likelihood,
     )

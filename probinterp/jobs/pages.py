@@ -41,7 +41,7 @@ def factor_table(fitted: Fitted, group_key: str | None, n_genes: int = 8) -> pd.
     direction of the separation; only a separation of at least 0.8 counts as a mark.
     """
     found, genes = fitted.factors, fitted.train.var_names
-    tops = top_genes(found, n_genes, var_names=genes).groupby("factor", sort=False)
+    tops = top_genes(found, n_genes, var_names=genes, by_effect=True).groupby("factor", sort=False)
     support = found.support
     assert support is not None
     marks = _marks(fitted, group_key)
@@ -49,9 +49,8 @@ def factor_table(fitted: Fitted, group_key: str | None, n_genes: int = 8) -> pd.
     for column, (name, top) in enumerate(tops):
         sign = top["effect"] if "effect" in top else top["loading"]
         listed = [f"{'-' if s < 0 else ''}{g}" for g, s in zip(top["gene"], sign, strict=True)]
-        row = {"factor": name, "genes": int(support[:, column].sum()), "top genes": listed}
-        row["top genes"] = ", ".join(listed)
-        rows.append(row | marks.get(str(name), {}))
+        size, mark = int(support[:, column].sum()), marks.get(str(name), {})
+        rows.append({"factor": name, **mark, "genes": size, "top genes": ", ".join(listed)})
     return pd.DataFrame(rows)
 
 
@@ -155,16 +154,14 @@ def _marks(fitted: Fitted, group_key: str | None) -> dict[str, dict[str, Any]]:
     labels = fitted.adata.obs[group_key].astype(str).to_numpy()
     kept = fitted.adata.obs[group_key].notna().to_numpy()
     table = marker_groups(fitted.factors.scores[torch.from_numpy(kept)], labels[kept])
-    best = table[table["group"] == table["best"]]
-    return {
-        row.factor: {
-            "marks": f"{row.group} ({'high' if row.sign > 0 else 'low'})"
-            if row.separation >= MARKED
-            else "-",
-            "AUC": round(row.separation, 2),
-        }
-        for row in best.itertuples()
-    }
+    best = table[table["best"]]
+    return {row["factor"]: _mark(row) for row in best.to_dict("records")}
+
+
+def _mark(row: Mapping[Any, Any]) -> dict[str, Any]:
+    side = "high" if row["sign"] > 0 else "low"
+    marked = f"{row['group']} ({side})" if row["separation"] >= MARKED else "-"
+    return {"marks": marked, "AUC": round(row["separation"], 2)}
 
 
 def _found(fitted: Fitted, group_key: str | None) -> Section:

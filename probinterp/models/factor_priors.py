@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from probinterp.configuration import Configured
 
@@ -71,3 +72,30 @@ class LowRankNormalPrior(FactorPrior):
         """Prior of z."""
         covariance = self.factor @ self.factor.mT + self.identity
         return dist.MultivariateNormal(self.loc, scale_tril=torch.linalg.cholesky(covariance))
+
+
+class CorrelatedNormalPrior(FactorPrior):
+    r"""Factors of unit variance with learned correlations, :math:`z \sim N(0, T T^\top)`.
+
+    T is a unit lower triangle whose rows are scaled to norm 1, so that the covariance is a
+    correlation matrix and the factors keep their scale. It starts at independence.
+
+    Parameters
+    ----------
+    n_factors
+        Number of factors, K.
+    """
+
+    loc: Tensor
+    identity: Tensor
+
+    def __init__(self, n_factors: int) -> None:
+        super().__init__()
+        self.below = nn.Parameter(torch.zeros(n_factors, n_factors))  # strict lower triangle used
+        self.register_buffer("loc", torch.zeros(n_factors), persistent=False)
+        self.register_buffer("identity", torch.eye(n_factors), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Prior of z."""
+        lower = normalize(self.below.tril(-1) + self.identity, dim=1)
+        return dist.MultivariateNormal(self.loc, scale_tril=lower)

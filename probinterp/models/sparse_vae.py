@@ -64,8 +64,12 @@ class SparseVAE(ProbabilisticModel):
         ``"elbo"`` is the properly scaled evidence lower bound. ``"released"`` is the loss of the
         authors' code, for comparisons: a KL weight of 1/K, the penalty times N/B, and a
         likelihood scale that is :math:`\sqrt G` times the noise scale which that code reports.
+    full_covariance
+        Whether q(z | x) has a full covariance. A diagonal one is cheaper, but where factors act
+        together on a feature it overestimates that feature's noise scale.
     kl_warmup
-        Share of the planned steps over which the KL weight grows from 0 to 1.
+        Share of the planned steps over which the KL weight grows from 0 to 1. Without it
+        posteriors collapse; a long one lets spare factors encode noise.
     prune_after
         Share of the planned steps after which the support is fixed by :meth:`prune` and the
         remaining loadings are refined; None to leave it free.
@@ -104,7 +108,8 @@ class SparseVAE(ProbabilisticModel):
         likelihood: Likelihood | None = None,
         prior: FactorPrior | None = None,
         objective: Literal["elbo", "released"] = "elbo",
-        kl_warmup: float = 0.5,
+        full_covariance: bool = False,
+        kl_warmup: float = 0.2,
         prune_after: float | None = None,
     ) -> None:
         super().__init__()
@@ -116,7 +121,7 @@ class SparseVAE(ProbabilisticModel):
         self.released = objective == "released"
         self.kl_warmup, self.prune_after = kl_warmup, prune_after
         self.rates = (spike, slab)
-        self.encoder = GaussianEncoder(n_features, n_factors, n_hidden)
+        self.encoder = GaussianEncoder(n_features, n_factors, n_hidden, full=full_covariance)
         self.decoder = SparseDecoder(n_features, n_factors, n_hidden, unit_norm=not self.released)
         self.likelihood = likelihood or GaussianLikelihood(n_features, degrees=NOISE_DEGREES)
         self.prior = prior or StandardNormalPrior(n_factors)
@@ -168,6 +173,10 @@ class SparseVAE(ProbabilisticModel):
         if slab is None:
             self.slab.fill_(SLAB_PER_OBSERVATION * n_total)
         self.likelihood.initialize(batch)
+        if not self.released:
+            location, scale = self.likelihood.linear_predictor_moments(batch)
+            self.decoder.bias.copy_(location)
+            self.decoder.heads.mul_(scale.unsqueeze(1))
         if self.released and isinstance(self.likelihood, GaussianLikelihood):
             n_features = len(self.loadings)
             self.likelihood.log_scale.add_(math.log(math.sqrt(n_features) / INITIAL_SCALE))

@@ -88,6 +88,17 @@ def test_a_bad_entry_is_named_in_every_storage(value, options, message, storage,
 
 
 @pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 0), (5, 3)])
+def test_the_first_and_the_last_entry_of_a_row_are_named_right(row, column, storage, tmp_path):
+    x = counts()
+    x[row, column] = -1
+    x[1] = [0, 0, 0, 9]  # rows of different lengths in sparse storage
+    adata = stored(x, storage, tmp_path)
+    with pytest.raises(ValueError, match=f"cell 'c{row}', gene '{'ABCD'[column]}'"):
+        from_anndata(adata, layer="raw" if storage == "layer" else None)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [

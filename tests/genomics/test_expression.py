@@ -92,6 +92,15 @@ def test_every_storage_format_gives_the_same_numbers(load, tmp_path):
     assert np.array_equal(dense(data.subset(index)).numpy(), expected[index.numpy()])
 
 
+def test_entries_stored_twice_are_added_up_and_the_source_is_as_it_was():
+    adata = make(convert=with_shuffled_indices)
+    before = [array.copy() for array in (adata.X.data, adata.X.indices, adata.X.indptr)]
+    x = from_anndata(adata).batch().x
+    assert len(x.values()) == np.count_nonzero(make().X) < len(before[0])
+    for array, old in zip((adata.X.data, adata.X.indices, adata.X.indptr), before, strict=True):
+        assert np.array_equal(array, old)
+
+
 def test_np_matrix_is_read_as_an_array():
     with pytest.warns(UserWarning, match="should not be a np.matrix"):  # anndata's own words
         adata = make(convert=lambda counts: counts.view(np.matrix))

@@ -9,7 +9,14 @@ from probinterp.likelihoods import (
     NegativeBinomialLikelihood,
     RoundedLogNormalLikelihood,
 )
-from probinterp.models import VAE, Batch, FactorAnalysis, LowRankNormalPrior, SparseVAE
+from probinterp.models import (
+    VAE,
+    Batch,
+    CorrelatedNormalPrior,
+    FactorAnalysis,
+    LowRankNormalPrior,
+    SparseVAE,
+)
 
 MODELS = {
     "FactorAnalysis": lambda: FactorAnalysis(6, 2),
@@ -28,6 +35,9 @@ MODELS = {
     "SparseVAE-ratings": lambda: SparseVAE(6, 3, n_hidden=8, likelihood=MultinomialLikelihood(6)),
     "SparseVAE-correlated": lambda: SparseVAE(
         6, 3, n_hidden=8, prior=LowRankNormalPrior(3), likelihood=GaussianLikelihood(6)
+    ),
+    "SparseVAE-full": lambda: SparseVAE(
+        6, 3, n_hidden=8, full_covariance=True, prior=CorrelatedNormalPrior(3)
     ),
     "SparseVAE-pruned": lambda: SparseVAE(6, 3, n_hidden=8, prune_after=0.5),
 }

@@ -8,8 +8,8 @@ from torch import nn
 
 from probinterp import simulate
 from probinterp.inference import ArrayData, MeanFieldELBO, factors, fit, load, posterior, save
-from probinterp.likelihoods import BernoulliLikelihood
 from probinterp.inference.posterior import decoded_effects
+from probinterp.likelihoods import BernoulliLikelihood
 from probinterp.models import Batch, FactorAnalysis, SparseVAE
 
 
@@ -200,7 +200,7 @@ def test_binary_data_train():
     history = fit(
         model,
         ArrayData(x),
-        max_epochs=60,
+        max_epochs=300,
         progress=False,
         optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
     )
