@@ -118,28 +118,30 @@ class _SparseLogProb(torch.autograd.Function):
         flat = value.nonzero().squeeze(1)  # where the non-zero counts stand in the batch
         row = flat.div(n_features, rounding_mode="floor")
         at_r = flat - row * n_features if dispersion.dim() == 1 else flat
-        logits, soft = _logits_and_softplus(log_mean, dispersion)
+        soft = _softplus_of_difference(log_mean, dispersion.log())
         soft.view(-1).index_fill_(0, flat, 0.0)
         counts, means = (t.index_select(0, flat) for t in (value, log_mean.view(-1)))
         terms = _count_terms(means, dispersion.view(-1), at_r, counts)
         values, d_log_mean, d_dispersion = (term.to(soft.dtype) for term in terms)
         total = torch.linalg.vecdot(soft, dispersion).neg_().index_add_(0, row, values)
-        ctx.save_for_backward(logits, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion)
+        ctx.save_for_backward(log_mean, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion)
         return total.view(ctx.shape[:-1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        logits, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        log_mean, soft, dispersion, flat, row, at_r, d_log_mean, d_dispersion = ctx.saved_tensors
         weight = grad.reshape(-1)
-        sigmoid, here = logits.sigmoid(), weight.index_select(0, row)
+        here, by_r = weight.index_select(0, row), None
+        sigmoid = torch.sub(log_mean, dispersion.log()).sigmoid_()
         sigmoid.view(-1).index_fill_(0, flat, 0.0)
-        if dispersion.dim() == 1:
-            by_r = weight @ (sigmoid - soft)
-        else:
-            by_r = (sigmoid - soft) * weight.unsqueeze(-1)
-        by_r.view(-1).index_add_(0, at_r, d_dispersion * here)
-        by_r = by_r if by_r.dim() == 1 else by_r.view(ctx.shape)
+        if ctx.needs_input_grad[1]:
+            if dispersion.dim() == 1:
+                by_r = weight @ (sigmoid - soft)
+            else:
+                by_r = (sigmoid - soft) * weight.unsqueeze(-1)
+            by_r.view(-1).index_add_(0, at_r, d_dispersion * here)
+            by_r = by_r if by_r.dim() == 1 else by_r.view(ctx.shape)
         by_mean = sigmoid.mul_(dispersion).mul_(-weight.unsqueeze(-1))
         by_mean.view(-1).index_copy_(0, flat, d_log_mean * here)
         return by_mean.view(ctx.shape), by_r, None
@@ -163,25 +165,25 @@ def _count_terms(
     return value, by_mean, torch.digamma(n) - digamma_r - soft - by_mean / r
 
 
-def _logits_and_softplus(log_mean: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
-    """Return l = log mean - log r and log(1 + exp(l)), to two units in the last place.
+def _softplus_of_difference(log_mean: Tensor, log_r: Tensor) -> Tensor:
+    """Return log(1 + exp(log_mean - log_r)) to two units in the last place.
 
-    With e = exp(-|l|) and u = 1 + e rounded, log(1 + e) = log(u) + (e - (u - 1)) / u: a quarter of
-    the time of torch's. Blocks of rows stay in the cache and share their scratch.
+    With l the difference, e = exp(-|l|) and u = 1 + e rounded, log(1 + e) is
+    log(u) + (e - (u - 1)) / u: a quarter of the time of torch's. Blocks of rows stay in the cache
+    and share their scratch; fresh memory for each step would take longer than the arithmetic.
     """
-    log_r = dispersion.log().expand_as(log_mean)
-    logits, soft = torch.empty_like(log_mean), torch.empty_like(log_mean)
+    soft = torch.empty_like(log_mean)
     n_rows = max(1, BLOCK // max(1, log_mean.shape[-1]))
-    scratch = torch.empty_like(log_mean[:n_rows]), torch.empty_like(log_mean[:n_rows])
-    split = (t.split(n_rows) for t in (log_mean, log_r, logits, soft))
-    for mean, r, difference, result in zip(*split, strict=True):
-        small, other = (t[: len(mean)] for t in scratch)
-        torch.sub(mean, r, out=difference)
-        torch.abs(difference, out=small).neg_().exp_()
+    scratch = [torch.empty_like(log_mean[:n_rows]) for _ in range(3)]
+    split = (t.split(n_rows) for t in (log_mean, log_r.expand_as(log_mean), soft))
+    for mean, r, result in zip(*split, strict=True):
+        logits, small, other = (t[: len(mean)] for t in scratch)
+        torch.sub(mean, r, out=logits)
+        torch.abs(logits, out=small).neg_().exp_()
         torch.add(small, 1.0, out=result)
         small.sub_(torch.sub(result, 1.0, out=other)).div_(result)
-        result.log_().add_(small).add_(torch.clamp_min(difference, 0.0, out=other))
-    return logits, soft
+        result.log_().add_(small).add_(logits.clamp_min_(0.0))
+    return soft
 
 
 class MultinomialCounts(TorchDistribution):

@@ -6,6 +6,7 @@ from probinterp.inference.early_stopping import EarlyStopping
 from probinterp.inference.elbo import MeanFieldELBO, full_objective
 from probinterp.inference.finite import NonFiniteError
 from probinterp.inference.history import EpochRecord, FitHistory
+from probinterp.inference.identifiability import anchor_report, covariance_condition
 from probinterp.inference.posterior import Factors, factors, posterior
 from probinterp.inference.predictive import (
     PredictiveDraws,
@@ -28,7 +29,9 @@ __all__ = [
     "NonFiniteError",
     "PredictiveDraws",
     "Restarts",
+    "anchor_report",
     "cosine",
+    "covariance_condition",
     "factors",
     "fit",
     "fit_restarts",

@@ -31,10 +31,8 @@ class Factors(NamedTuple):
     inclusion
         Probability that a loading comes from the slab, (G, K'), or None.
     effects
-        Decoded effect of each factor on each feature, (G, K'): the standard deviation over the
-        observations of :math:`\eta(z) - \eta(z \text{ with } z_k = 0)`, with the sign of its
-        covariance with the score. In units of the linear predictor (log mean for counts). None
-        where the model has no method ``decode(z)``.
+        Decoded effect of each factor on each feature in units of its noise, (G, K'), see
+        :func:`decoded_effects`; None where the model cannot decode factors.
     columns
         Index of each factor in the model, (K',); empty columns are dropped.
     """
@@ -109,32 +107,36 @@ def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 
         z = posterior(model, source.batch(index))["z"]
         parts.append((z.mean.cpu(), z.variance.sqrt().cpu()))
     scores, scales = (torch.cat(values) for values in zip(*parts, strict=True))
-    loadings, effects = _loadings(model), decoded_effects(model, scores[:EFFECT_ROWS])
+    first = source.batch(torch.arange(min(len(source), EFFECT_ROWS)))
+    loadings, effects = _loadings(model), decoded_effects(model, scores[:EFFECT_ROWS], first)
     columns = torch.arange(scores.shape[1])
     found = Factors(scores, scales, loadings, _inclusion(model), effects, columns)
     return found if loadings is None else _ordered(found)
 
 
 @torch.no_grad()
-def decoded_effects(model: ProbabilisticModel, scores: Tensor) -> Tensor | None:
-    r"""Effect of each factor on each feature's linear predictor, (G, K), on the CPU.
+def decoded_effects(model: ProbabilisticModel, scores: Tensor, batch: Batch) -> Tensor | None:
+    r"""Effect of each factor on each feature in units of its noise, (G, K), on the CPU.
 
-    .. math:: \mathrm{sign}(\mathrm{cov}_i(d_{ijk}, z_{ik}))\ \mathrm{sd}_i(d_{ijk}), \quad
-              d_{ijk} = \eta_j(z_i) - \eta_j(z_i \text{ with } z_{ik} = 0)
+    .. math:: \mathrm{sign}(\mathrm{cov}_i(d_{ijk}, z_{ik}))\ \mathrm{rms}_i(d_{ijk}), \quad
+              d_{ijk} = \frac{E[x_{ij} \mid z_i] - E[x_{ij} \mid z_i, z_{ik} = 0]}
+                             {\mathrm{sd}(x_{ij} \mid z_i)}
 
     Unlike a mask entry it says how much a feature moves: heads and trunk of the decoder scale
-    the mask freely.
+    the mask freely, and a change of a rare count is worth little. None where the model has no
+    method ``decode(z)`` or no ``likelihood``.
     """
-    decode = getattr(model, "decode", None)
-    if decode is None:
+    decode, likelihood = (getattr(model, name, None) for name in ("decode", "likelihood"))
+    if decode is None or likelihood is None:
         return None
-    scores = scores.to(next(model.parameters()).device)
-    whole, columns = decode(scores), []
+    batch = to_device(batch, next(model.parameters()).device)
+    scores = scores.to(batch.x.device)
+    whole, columns = likelihood(decode(scores), batch), []
     for factor in range(scores.shape[1]):
         without = scores.clone()
         without[:, factor] = 0.0
-        moved = whole - decode(without)
-        moved, score = moved - moved.mean(0), scores[:, factor] - scores[:, factor].mean()
+        moved = (whole.mean - likelihood(decode(without), batch).mean) / whole.variance.sqrt()
+        score = scores[:, factor] - scores[:, factor].mean()
         columns.append(torch.sign(score @ moved) * moved.square().mean(0).sqrt())
     return torch.stack(columns, dim=1).cpu()
 

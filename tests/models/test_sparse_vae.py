@@ -214,7 +214,10 @@ def test_binary_data_train():
 def test_decoded_effects_of_a_linear_model_are_its_scaled_loadings():
     torch.manual_seed(0)
     model, scores = FactorAnalysis(5, 2), torch.randn(300, 2) * torch.tensor([1.0, 3.0])
-    effects = decoded_effects(model, scores)
-    expected = model.loadings.detach() * scores.std(0, correction=0)
-    torch.testing.assert_close(effects, expected, rtol=1e-4, atol=1e-5)
-    assert decoded_effects(nn.Linear(2, 2), scores) is None
+    batch = Batch(torch.zeros(300, 5))
+    with torch.no_grad():
+        model.likelihood.log_scale.copy_(torch.linspace(-1, 1, 5))
+    effects = decoded_effects(model, scores, batch)
+    size = scores.square().mean(0).sqrt() / model.likelihood.scale.detach().unsqueeze(1)
+    torch.testing.assert_close(effects, model.loadings.detach() * size, rtol=1e-4, atol=1e-5)
+    assert decoded_effects(nn.Linear(2, 2), scores, batch) is None
