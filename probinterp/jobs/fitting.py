@@ -32,7 +32,7 @@ from probinterp.likelihoods import GaussianLikelihood, Likelihood, NegativeBinom
 from probinterp.models import ProbabilisticModel, SparseVAE
 
 SPLIT_COLUMN = "probinterp_split"
-COUNT_SPIKE, COUNT_SLAB = 0.2, 0.004  # rates per cell that count data need, see fit_cells
+COUNT_SPIKE, COUNT_SLAB = 1.0, 0.002  # rates per cell that count data need, see fit_cells
 KEY = "sparse_vae"
 
 
@@ -69,7 +69,7 @@ def fit_cells(
     groups: str | None = None,
     heldout: float = 0.2,
     n_factors: int = 10,
-    n_hidden: int = 64,
+    n_hidden: int = 32,
     spike: float | None = None,
     slab: float | None = None,
     max_epochs: int = 150,
@@ -92,8 +92,8 @@ def fit_cells(
     stratify, groups, heldout
         Passed to :func:`probinterp.genomics.split`.
     n_factors, n_hidden, spike, slab
-        Passed to :class:`probinterp.models.SparseVAE`. The default rates of counts are 0.2 N and
-        0.004 N for N cells: a count says far less about a link than a Gaussian value does, and
+        Passed to :class:`probinterp.models.SparseVAE`. The default rates of counts are N and
+        0.002 N for N cells: a count says far less about a link than a Gaussian value does, and
         with the model's own defaults most links are lost.
     max_epochs, batch_size, learning_rate, device, progress
         Passed to :func:`probinterp.fit`, with Adam, a cosine schedule and early stopping on the
@@ -244,4 +244,5 @@ def _sparse_vae(
         spike=spike,
         slab=slab,
         likelihood=likelihood,
+        start="components",
     )

@@ -23,6 +23,7 @@ from probinterp.models.base import (
 )
 from probinterp.models.encoder import GaussianEncoder
 from probinterp.models.factor_priors import FactorPrior, StandardNormalPrior
+from probinterp.models.starts import rotated_components
 from probinterp.nn import SparseDecoder
 
 MIN_RATE, MAX_RATE = 1e-6, 1 - 1e-6  # an inclusion rate of 0 kills its column for ever
@@ -64,6 +65,10 @@ class SparseVAE(ProbabilisticModel):
         ``"elbo"`` is the properly scaled evidence lower bound. ``"released"`` is the loss of the
         authors' code, for comparisons: a KL weight of 1/K, the penalty times N/B, and a
         likelihood scale that is :math:`\sqrt G` times the noise scale which that code reports.
+    start
+        Where the mask starts: ``"random"`` (standard normal), or ``"components"``: principal
+        components of what the encoder sees, rotated towards sparsity, with one head for all
+        features. With many features a random start leaves factors unused.
     full_covariance
         Whether q(z | x) has a full covariance. A diagonal one is cheaper, but where factors act
         together on a feature it overestimates that feature's noise scale.
@@ -109,6 +114,7 @@ class SparseVAE(ProbabilisticModel):
         prior: FactorPrior | None = None,
         objective: Literal["elbo", "released"] = "elbo",
         full_covariance: bool = False,
+        start: Literal["random", "components"] = "random",
         kl_warmup: float = 0.2,
         prune_after: float | None = None,
     ) -> None:
@@ -118,6 +124,9 @@ class SparseVAE(ProbabilisticModel):
         _require_rates(spike, slab)
         if objective not in ("elbo", "released"):
             raise ValueError(f'objective must be "elbo" or "released", got {objective!r}.')
+        if start not in ("random", "components"):
+            raise ValueError(f'start must be "random" or "components", got {start!r}.')
+        self.start = start
         self.released = objective == "released"
         self.kl_warmup, self.prune_after = kl_warmup, prune_after
         self.rates = (spike, slab)
@@ -174,6 +183,10 @@ class SparseVAE(ProbabilisticModel):
             self.slab.fill_(SLAB_PER_OBSERVATION * n_total)
         self.likelihood.initialize(batch)
         if not self.released:
+            if self.start == "components":
+                seen = self.likelihood.encoder_input(batch)
+                self.loadings.copy_(rotated_components(seen, self.loadings.shape[1]))
+                self.decoder.heads.copy_(self.decoder.heads[0].expand_as(self.decoder.heads))
             location, scale = self.likelihood.linear_predictor_moments(batch)
             self.decoder.bias.copy_(location)
             self.decoder.heads.mul_(scale.unsqueeze(1))

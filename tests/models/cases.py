@@ -36,6 +36,7 @@ MODELS = {
     "SparseVAE-correlated": lambda: SparseVAE(
         6, 3, n_hidden=8, prior=LowRankNormalPrior(3), likelihood=GaussianLikelihood(6)
     ),
+    "SparseVAE-components": lambda: SparseVAE(6, 3, n_hidden=8, start="components"),
     "SparseVAE-full": lambda: SparseVAE(
         6, 3, n_hidden=8, full_covariance=True, prior=CorrelatedNormalPrior(3)
     ),

@@ -182,6 +182,7 @@ BAD = [
     ({"slab": 0.0}, "slab must be positive, got 0.0"),
     ({"spike": 1.0, "slab": 2.0}, "spike must be larger than slab = 2.0, got 1.0"),
     ({"objective": "vanilla"}, 'objective must be "elbo" or "released", got \'vanilla\''),
+    ({"start": "ica"}, 'start must be "random" or "components", got \'ica\''),
     ({"kl_warmup": 1.5}, r"kl_warmup must be a share of the steps in \[0, 1\], got 1.5"),
     ({"prune_after": -0.1}, r"prune_after must be a share of the steps in \[0, 1\], got -0.1"),
 ]
