@@ -9,24 +9,41 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 FAILED, BAD_INPUT = 1, 2
-INPUT_ERRORS = (ValueError, KeyError, TypeError, OSError)
+INPUT_ERRORS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+# typer bundles click or imports it, and does not name the base class of wrong usage itself
+WrongUsage: type[Any] = typer.BadParameter.__mro__[2]
+OPTIONS = {"layer=...": "--layer", "counts=False": "--values"}  # as Python spells them
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Sparse latent-variable models, what they found, and whether to believe it.",
 )
 
 Out = Annotated[Path, typer.Option(help="Directory to write to; made if needed.")]
-Seed = Annotated[int, typer.Option(help="Seed of split, fit and checks.")]
+Seed = Annotated[int, typer.Option(help="Seed of split, fit and checks.", min=0, max=2**32 - 1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Draws = Annotated[int, typer.Option(help="Replicated data sets a check.")]
+Draws = Annotated[int, typer.Option(help="Replicated data sets a check.", min=2)]
+
+
+@app.callback()
+def start(context: typer.Context) -> None:
+    """Sparse latent-variable models, what they found, and whether to believe it."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -50,7 +67,7 @@ def demo(
     say(comparison.to_string(index=False, float_format="{:.2f}".format))
     for name, rows in summary["checks"].items():
         say(f"\nPredictive checks of the {name} on held-out cells:")
-        say("\n".join(_check_text(row) for row in rows))
+        say(_checks_text(rows))
     _finish(
         as_json, summary, [out / n for n in ("report.html", "adata.h5ad", "model", "summary.json")]
     )
@@ -62,9 +79,11 @@ def fit(
     out: Out = Path("fit"),
     layer: Annotated[str | None, typer.Option(help="Layer to read; default X.")] = None,
     values: Annotated[
-        bool, typer.Option("--values", help="Normalised values, not counts.")
+        bool, typer.Option("--values", help="The matrix holds normalised values, not counts.")
     ] = False,
-    size_factor_key: Annotated[str | None, typer.Option(help="obs column of total counts.")] = None,
+    size_factor_key: Annotated[
+        str | None, typer.Option(help="obs column of total counts; default row sums.")
+    ] = None,
     stratify: Annotated[
         str | None, typer.Option(help="obs column to stratify the split by.")
     ] = None,
@@ -72,8 +91,10 @@ def fit(
     heldout: Annotated[float, typer.Option(help="Share of cells to hold out.")] = 0.2,
     factors: Annotated[int, typer.Option(help="Number of factors.")] = 10,
     hidden: Annotated[int, typer.Option(help="Width of the networks.")] = 64,
-    spike: Annotated[float | None, typer.Option(help="Rate of the spike; default by N.")] = None,
-    slab: Annotated[float | None, typer.Option(help="Rate of the slab; default by N.")] = None,
+    spike: Annotated[
+        float | None, typer.Option(help="Rate of the spike; default by cells.")
+    ] = None,
+    slab: Annotated[float | None, typer.Option(help="Rate of the slab; default by cells.")] = None,
     epochs: Annotated[int, typer.Option(help="Longest training.")] = 150,
     batch_size: Annotated[int, typer.Option(help="Cells a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-2,
@@ -82,7 +103,10 @@ def fit(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit a sparse VAE to FILE and write its factors back."""
+    """Fit a sparse VAE to FILE and write its factors back.
+
+    Ctrl-C ends the training early and keeps what was learned.
+    """
     from probinterp.jobs import fit_file
 
     summary = fit_file(
@@ -109,11 +133,15 @@ def fit(
     say = _speaker(as_json)
     say(
         f"{summary['n_factors']} factors of {summary['n_genes']} genes from {summary['n_train']} "
-        f"cells in {summary['epochs']} epochs ({summary['stopped']}); "
-        f"{summary['heldout_log_density_per_cell']:.2f} nats per held-out cell."
+        f"cells in {summary['epochs']} epochs ({summary['stopped'].replace('_', ' ')}).\n"
+        f"Held-out log predictive density: {_number(summary['heldout_log_density_per_cell'])} "
+        f"nats per cell, {summary['n_heldout']} cells.\n"
+        "Top genes (- falls as the score rises):"
     )
     for name, genes in summary["top_genes"].items():
-        say(f"  {name}: {', '.join(genes)}")
+        effects = summary["top_effects"][name]
+        signed = [f"{'-' if e < 0 else ''}{g}" for g, e in zip(genes, effects, strict=True)]
+        say(f"  {name:<10} {', '.join(signed)}")
     _finish(as_json, summary, [out / n for n in ("model", "adata.h5ad", "summary.json")])
 
 
@@ -132,11 +160,15 @@ def check(
     """Check MODEL on the held-out cells of FILE."""
     from probinterp.jobs import check_file
 
-    checked, summary = check_file(model, file, out, all_cells=all_cells, n_draws=draws, seed=seed)
+    checked, summary = check_file(
+        model, file, out, all_cells=all_cells, n_draws=draws, seed=seed, progress=not as_json
+    )
     say = _speaker(as_json)
-    for result in checked.results.values():
-        say(result.verdict(0.05))
-    for note in sorted({note for result in checked.results.values() for note in result.notes}):
+    n_new = next(iter(checked.results.values())).n_new
+    say(f"{n_new} cells against {draws} replicated data sets:\n")
+    say(_checks_text(checked.table().to_dict("records")))
+    say("")
+    for note in checked.notes():
         say(f"Note: {note}")
     _finish(as_json, summary, [out / "check.json", out / "genes.csv"])
 
@@ -152,7 +184,9 @@ def report(
     """Check the model in DIRECTORY and write DIRECTORY/report.html."""
     from probinterp.jobs import report_directory
 
-    path = report_directory(directory, group_key=group_key, n_draws=draws, seed=seed)
+    path = report_directory(
+        directory, group_key=group_key, n_draws=draws, seed=seed, progress=not as_json
+    )
     _finish(as_json, {"report": str(path)}, [path])
 
 
@@ -176,9 +210,7 @@ def info(
             "cuda": torch.cuda.is_available(),
             "threads": torch.get_num_threads(),
         }
-    say = _speaker(as_json)
-    for name, value in found.items():
-        say(f"{name}: {value}")
+    _speaker(as_json)("\n".join(_tree(found)))
     _finish(as_json, found, [])
 
 
@@ -186,11 +218,11 @@ def main() -> None:
     """Run the command; exit with 0 (done), 1 (failed) or 2 (bad input)."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         code = _complain("interrupted", FAILED)
-    except click.ClickException as error:
-        error.show()
-        code = BAD_INPUT
+    except WrongUsage as error:
+        command = error.ctx.command_path if error.ctx else "probinterp"
+        code = _complain(f"{error.format_message()} (see {command} --help)", BAD_INPUT)
     except INPUT_ERRORS as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         code = _complain(str(text), BAD_INPUT)
@@ -200,7 +232,9 @@ def main() -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"probinterp: {text}", file=sys.stderr)
+    for python, option in OPTIONS.items():
+        text = text.replace(python, option)
+    print(f"probinterp: {' '.join(text.split())}", file=sys.stderr)
     return code
 
 
@@ -211,23 +245,47 @@ def _speaker(as_json: bool) -> Any:
 def _finish(as_json: bool, summary: dict[str, Any], written: list[Path]) -> None:
     """Print the summary as JSON, or the list of what was written."""
     if as_json:
-        print(json.dumps(summary | {"written": [str(path) for path in written]}, indent=2))
+        document = summary | {"written": [str(path) for path in written]}
+        print(json.dumps(document, indent=2, allow_nan=False))
         return
     for path in written:
         print(f"wrote {path}")
 
 
 def _factors_text(table: Any) -> str:
-    lines = [f"\n{'factor':<10} {'marks':<32} {'AUC':>4}  top genes (- falls as the score rises)"]
-    lines += [
-        f"{row['factor']:<10} {row['marks']:<32} {row['AUC']:4.2f}  {row['top genes']}"
-        for row in table.to_dict("records")
-    ]
+    lines = []
+    for row in table.to_dict("records"):
+        lines.append(f"\n{row['factor']}  marks {row['marks']}, AUC {row['AUC']:.2f}")
+        lines.append(f"    rise  {row['rise']}")
+        lines.append(f"    fall  {row['fall']}")
     return "\n".join([*lines, ""])
 
 
-def _check_text(row: dict[str, Any]) -> str:
-    return f"  {row['check']:<32} z {row['z']:+7.2f}   p {row['p']:.3f}   misfit: {row['misfit']}"
+def _checks_text(rows: list[dict[Any, Any]]) -> str:
+    """Checks as a table; what differs most stands at the end."""
+    lines = [f"{'check':<31} {'z':>7} {'p':>6}  misfit"]
+    for row in rows:
+        largest = f" (largest: {row['largest']})" if row["largest"] else ""
+        lines.append(
+            f"{row['check']:<31} {_number(row['z'], '+.2f'):>7} {row['p']:6.3f}  "
+            f"{row['misfit']}{largest}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _tree(values: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested values, one line each."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_tree(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
 
 
 def _version(name: str) -> str:

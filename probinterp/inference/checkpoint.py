@@ -128,13 +128,21 @@ def read_history(directory: str | Path) -> FitHistory:
     ------
     FileNotFoundError
         If the model was saved without one.
+    ValueError
+        If a file is damaged.
     """
     path, config = Path(directory) / HISTORY, read_config(directory)
     if not path.is_file() or "fit" not in config:
         raise FileNotFoundError(f"{path} not found: the model was saved without its history.")
-    with path.open(newline="") as file:
-        records = tuple(_record(row) for row in csv.DictReader(file))
-    return FitHistory(records, **config["fit"])
+    try:
+        with path.open(newline="") as file:
+            records = tuple(_record(row) for row in csv.DictReader(file))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    try:
+        return FitHistory(records, **config["fit"])
+    except TypeError as error:
+        raise ValueError(f"{path.with_name(CONFIG)} is damaged: {error}") from error
 
 
 def _record(row: dict[str, str]) -> EpochRecord:

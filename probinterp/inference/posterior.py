@@ -26,7 +26,8 @@ class Factors(NamedTuple):
     scales
         Posterior standard deviations of the factors, (N, K').
     loadings
-        Loadings or mask W, (G, K'), the largest one of each column positive; None where the model
+        Loadings or mask W, (G, K'), signed so that the largest effect of each factor is positive
+        (the largest loading, where there are no effects); None where the model
         has no site ``"W"`` or parameter ``loadings``.
     inclusion
         Probability that a loading comes from the slab, (G, K'), or None.
@@ -84,8 +85,8 @@ def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 
     """Scores, loadings and inclusion probabilities, ready to be read.
 
     Columns without an active feature are dropped, the others ordered by how many features they
-    reach, and signs chosen so that the largest loading of each column is positive; flipping the
-    sign of a factor and its column changes no prediction.
+    reach, and signs chosen so that the feature that a factor moves most rises with its score;
+    flipping the sign of a factor and its column changes no prediction.
 
     Parameters
     ----------
@@ -158,8 +159,9 @@ def _ordered(found: Factors) -> Factors:
     size = support.sum(0)
     order = torch.argsort(size, descending=True, stable=True)
     kept = order[size[order] > 0]
-    largest = loadings.abs().argmax(0, keepdim=True)
-    sign = torch.where(loadings.gather(0, largest).squeeze(0) < 0, -1.0, 1.0)[kept]
+    shown = loadings if found.effects is None else found.effects
+    largest = shown.gather(0, shown.abs().argmax(0, keepdim=True)).squeeze(0)
+    sign = torch.where(largest < 0, -1.0, 1.0)[kept]
     return Factors(
         found.scores[:, kept] * sign,
         found.scales[:, kept],

@@ -309,7 +309,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """Torch device for ``device``; ``"auto"`` is CUDA where there is one, else the CPU."""
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:0, got {device!r}.") from error
+    if place.type == "meta":
+        raise ValueError("device 'meta' holds no numbers: nothing can be fitted there.")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(place)!r} was asked for, but torch sees no CUDA device.")
     return place

@@ -11,8 +11,8 @@ import torch
 
 from probinterp.genomics import datasets
 from probinterp.inference import EarlyStopping, cosine, fit, log_predictive_density
-from probinterp.jobs.checking import check_cells
-from probinterp.jobs.fitting import Fitted, fit_cells, write_fit, write_json
+from probinterp.jobs.checking import check_cells, check_n_draws
+from probinterp.jobs.fitting import Fitted, fit_cells, output_folder, write_fit, write_json
 from probinterp.jobs.pages import compare_densities, factor_table, write_page
 from probinterp.likelihoods import RoundedLogNormalLikelihood
 from probinterp.models import FactorAnalysis, ProbabilisticModel
@@ -53,7 +53,8 @@ def run_demo(
     tuple
         Summary, table of factors, and table of held-out densities.
     """
-    folder = Path(out)
+    check_n_draws(n_draws)
+    folder = output_folder(out)
     adata = datasets.pbmc68k()
     fitted = fit_cells(
         adata,
@@ -64,6 +65,8 @@ def run_demo(
         device=device,
         progress=progress,
     )
+    if any(history.stopped == "interrupted" for history in fitted.restarts.histories):
+        raise KeyboardInterrupt  # half a comparison would mislead
     baseline = _factor_analysis(fitted, max_epochs, seed, device, progress)
     models: dict[str, ProbabilisticModel] = {OURS: fitted.model, BASELINE: baseline}
     densities = {
@@ -73,6 +76,7 @@ def run_demo(
     comparison = compare_densities(densities)
     n_obs = len(fitted.train)
     check = partial(check_cells, heldout=fitted.heldout, n_obs=n_obs, n_draws=n_draws, seed=seed)
+    check = partial(check, progress=progress)
     checked = {name: check(model) for name, model in models.items()}
     summary = write_fit(fitted, folder) | {
         "heldout_log_density": comparison.to_dict("records"),
@@ -80,7 +84,7 @@ def run_demo(
     }
     table = factor_table(fitted, GROUPS)
     summary["factors"] = table.to_dict("records")
-    write_json(folder / "summary.json", summary)
+    summary = write_json(folder / "summary.json", summary)
     write_page(
         folder / "report.html",
         fitted,

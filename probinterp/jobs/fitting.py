@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ from probinterp.likelihoods import GaussianLikelihood, Likelihood, NegativeBinom
 from probinterp.models import ProbabilisticModel, SparseVAE
 
 SPLIT_COLUMN = "probinterp_split"
-COUNT_SPIKE, COUNT_SLAB = 1.0, 0.002  # rates per cell that count data need, see fit_cells
+COUNT_SPIKE, COUNT_SLAB = 1.0, 0.01  # rates per cell that count data need, see fit_cells
 KEY = "sparse_vae"
 
 
@@ -46,7 +48,7 @@ class Fitted(NamedTuple):
     train, heldout
         Cells of the fit and held-out cells.
     factors
-        Factors of all cells of the file, training cells first.
+        Factors of all cells of the file that have counts, in the order of the file.
     adata
         The AnnData object with factors written to it.
     """
@@ -93,7 +95,7 @@ def fit_cells(
         Passed to :func:`probinterp.genomics.split`.
     n_factors, n_hidden, spike, slab
         Passed to :class:`probinterp.models.SparseVAE`. The default rates of counts are N and
-        0.002 N for N cells: a count says far less about a link than a Gaussian value does, and
+        0.01 N for N cells: a count says far less about a link than a Gaussian value does, and
         with the model's own defaults most links are lost.
     max_epochs, batch_size, learning_rate, device, progress
         Passed to :func:`probinterp.fit`, with Adam, a cosine schedule and early stopping on the
@@ -127,6 +129,8 @@ def fit_cells(
         device=device,
         progress=progress,
     )
+    if not result.histories[result.best_index].records:
+        raise KeyboardInterrupt  # stopped before the first epoch: nothing was learned
     everyone = read(adata, like=train, drop_empty=True)
     found = factors(result.best, everyone)
     labels = pd.Series("dropped", index=adata.obs_names)
@@ -145,35 +149,33 @@ def fit_file(path: str | Path, out: str | Path, **options: Any) -> dict[str, Any
     dict
         The summary, plain numbers and strings.
     """
-    adata = anndata.read_h5ad(existing(path))
-    return write_fit(fit_cells(adata, **options), Path(out))
+    adata, folder = read_h5ad(path), output_folder(out)
+    return write_fit(fit_cells(adata, **options), folder)
 
 
 def write_fit(fitted: Fitted, out: Path) -> dict[str, Any]:
     """Write a fitted model, its data and a summary into the directory ``out``."""
-    out.mkdir(parents=True, exist_ok=True)
     history = fitted.restarts.histories[fitted.restarts.best_index]
     directory = save(fitted.model, out / "model", history, overwrite=True)
     save_reference(fitted.train, directory)
     write_atomically(out / "adata.h5ad", fitted.adata.write_h5ad)
-    summary = summarise(fitted)
-    write_json(out / "summary.json", summary)
-    return summary
+    return write_json(out / "summary.json", summarise(fitted))
 
 
 def read_fit(directory: str | Path) -> Fitted:
     """Read what :func:`write_fit` wrote; factors are computed anew from the saved model."""
     folder = Path(directory)
+    if not (folder / "model").is_dir():
+        raise FileNotFoundError(f"{folder / 'model'} not found: {folder} is not a finished fit.")
     model, reference = load(folder / "model"), load_reference(folder / "model")
     history = read_history(folder / "model")
-    summary = json.loads(existing(folder / "summary.json").read_text())
-    adata = anndata.read_h5ad(existing(folder / "adata.h5ad"))
+    best = _best_objective(folder / "summary.json")
+    adata = read_h5ad(folder / "adata.h5ad")
     everyone = read_like(adata, reference)
-    split_of = adata.obs[SPLIT_COLUMN].to_numpy()
+    part_of = split_column(adata, folder / "adata.h5ad")[everyone.obs_names].to_numpy()
     train, held = (
-        everyone.subset(np.flatnonzero(split_of == part)) for part in ("train", "heldout")
+        everyone.subset(np.flatnonzero(part_of == part)) for part in ("train", "heldout")
     )
-    best = max(summary["objectives"])
     restarts = Restarts(model, (best,), (history,), (model,), (history.seed,))
     return Fitted(model, restarts, train, held, factors(model, everyone), adata)
 
@@ -192,18 +194,58 @@ def read_like(adata: AnnData, reference: ExpressionData) -> ExpressionData:
     )
 
 
-def existing(path: str | Path) -> Path:
-    """``path`` if it is a file, else a ``FileNotFoundError``."""
+def read_h5ad(path: str | Path) -> AnnData:
+    """Read a whole h5ad file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file of that name.
+    ValueError
+        If it is not an h5ad file, or a damaged one.
+    """
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is a directory; expected an .h5ad file.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} not found.")
-    return Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the data is checked when read
+            return anndata.read_h5ad(path)
+    except PermissionError:
+        raise
+    except Exception as error:  # h5py and anndata raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable .h5ad file: {reason}") from error
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make a directory to write to before any work is done for it."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"cannot write to {folder}: a file is in the way.") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"cannot make the directory {folder}.") from error
+    return folder
+
+
+def split_column(adata: AnnData, path: str | Path) -> pd.Series:
+    """Column that says which cells were fitted and which were held out."""
+    if SPLIT_COLUMN not in adata.obs:
+        raise KeyError(
+            f"{path} has no obs column {SPLIT_COLUMN!r}, which says what cells were held out."
+        )
+    return adata.obs[SPLIT_COLUMN]
 
 
 def summarise(fitted: Fitted) -> dict[str, Any]:
     """Sizes, losses, held-out log predictive density and the top genes of every factor."""
     history = fitted.restarts.histories[fitted.restarts.best_index]
     density = log_predictive_density(fitted.model, fitted.heldout.batch(), n_samples=50)
-    genes = top_genes(fitted.factors, 10, var_names=fitted.train.var_names, by_effect=True)
+    tops = top_genes(fitted.factors, 10, var_names=fitted.train.var_names, by_effect=True)
+    genes = list(tops.groupby("factor", sort=False))
     support = fitted.factors.support
     return {
         "n_train": len(fitted.train),
@@ -216,14 +258,34 @@ def summarise(fitted: Fitted) -> dict[str, Any]:
         "stopped": history.stopped,
         "objectives": list(fitted.restarts.objectives),
         "heldout_log_density_per_cell": float(density.mean()),
-        "top_genes": genes.groupby("factor", sort=False)["gene"].apply(list).to_dict(),
+        "top_genes": {str(name): list(top["gene"]) for name, top in genes},
+        "top_effects": {str(name): top["effect"].tolist() for name, top in genes},
     }
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write plain values as JSON, atomically."""
-    text = json.dumps(values, indent=2, allow_nan=False)
+def write_json(path: Path, values: Any) -> Any:
+    """Write plain values as JSON, atomically; return them with None for NaN and infinity."""
+    written = _finite(values)
+    text = json.dumps(written, indent=2, allow_nan=False)
     write_atomically(path, lambda temporary: temporary.write_text(text))
+    return written
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def _best_objective(path: Path) -> float:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found.")
+    try:
+        return float(max(json.loads(path.read_text())["objectives"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
 
 
 def _sparse_vae(

@@ -15,8 +15,8 @@ from torch import Tensor
 import probinterp
 from probinterp.genomics import marker_groups, top_genes
 from probinterp.inference import log_predictive_density
-from probinterp.jobs.checking import Checked, check_cells
-from probinterp.jobs.fitting import Fitted, read_fit
+from probinterp.jobs.checking import Checked, check_cells, check_n_draws
+from probinterp.jobs.fitting import SPLIT_COLUMN, Fitted, read_fit
 from probinterp.reporting import (
     Figure,
     Section,
@@ -34,23 +34,24 @@ MARKED = 0.8  # separation from which a factor is said to mark a group
 LARGEST_MAP = 15  # factors up to which the heat map names five genes each
 
 
-def factor_table(fitted: Fitted, group_key: str | None, n_genes: int = 8) -> pd.DataFrame:
-    """One row a factor: genes it reaches, the cell group it marks, and its top genes.
+def factor_table(fitted: Fitted, group_key: str | None, n_genes: int = 6) -> pd.DataFrame:
+    """One row a factor: the cell group it marks, and the genes that rise and fall with it.
 
-    Genes that fall as the score rises carry a minus sign. A group is named with its AUC in the
-    direction of the separation; only a separation of at least 0.8 counts as a mark.
+    Genes are ordered by decoded effect. A group is named with its AUC in the direction of the
+    separation; only a separation of at least 0.8 counts as a mark.
     """
     found, genes = fitted.factors, fitted.train.var_names
-    tops = top_genes(found, n_genes, var_names=genes, by_effect=True).groupby("factor", sort=False)
+    table = top_genes(found, len(genes), var_names=genes, by_effect=True)
     support = found.support
     assert support is not None
     marks = _marks(fitted, group_key)
     rows = []
-    for column, (name, top) in enumerate(tops):
-        sign = top["effect"] if "effect" in top else top["loading"]
-        listed = [f"{'-' if s < 0 else ''}{g}" for g, s in zip(top["gene"], sign, strict=True)]
+    for name, top in table.groupby("factor", sort=False):
+        column = found.names.index(str(name))
+        rise, fall = (top[side]["gene"].head(n_genes) for side in (top.effect > 0, top.effect < 0))
         size, mark = int(support[:, column].sum()), marks.get(str(name), {})
-        rows.append({"factor": name, **mark, "genes": size, "top genes": ", ".join(listed)})
+        listed = {"genes": size, "rise": ", ".join(rise), "fall": ", ".join(fall)}
+        rows.append({"factor": name, **mark, **listed})
     return pd.DataFrame(rows)
 
 
@@ -92,7 +93,7 @@ def write_page(
         *(_checks(name, result) for name, result in checked.items()),
         _training(fitted),
     ]
-    verdicts = [v for name, result in checked.items() for v in _verdicts(name, result)]
+    verdicts = _verdicts(fitted, next(iter(checked.values())), comparison, group_key)
     return write_report(
         path,
         title=title,
@@ -103,15 +104,26 @@ def write_page(
 
 
 def report_directory(
-    directory: str | Path, *, group_key: str | None = None, n_draws: int = 200, seed: int = 0
+    directory: str | Path,
+    *,
+    group_key: str | None = None,
+    n_draws: int = 200,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Path:
     """Check the model that ``probinterp fit`` wrote into ``directory`` and write its report."""
+    check_n_draws(n_draws)
     fitted = read_fit(directory)
     if group_key is not None and group_key not in fitted.adata.obs:
         available = sorted(map(str, fitted.adata.obs))
         raise KeyError(f"{group_key!r} not in adata.obs; available: {available}.")
     checked = check_cells(
-        fitted.model, fitted.heldout, n_obs=len(fitted.train), n_draws=n_draws, seed=seed
+        fitted.model,
+        fitted.heldout,
+        n_obs=len(fitted.train),
+        n_draws=n_draws,
+        seed=seed,
+        progress=progress,
     )
     density = log_predictive_density(fitted.model, fitted.heldout.batch(), seed=seed)
     return write_page(
@@ -149,60 +161,75 @@ def compare_densities(densities: Mapping[str, Tensor]) -> pd.DataFrame:
 
 
 def _marks(fitted: Fitted, group_key: str | None) -> dict[str, dict[str, Any]]:
-    if group_key is None:
+    if group_key is None or len(fitted.factors.columns) == 0:
         return {}
-    labels = fitted.adata.obs[group_key].astype(str).to_numpy()
-    kept = fitted.adata.obs[group_key].notna().to_numpy()
-    table = marker_groups(fitted.factors.scores[torch.from_numpy(kept)], labels[kept])
+    groups = _groups(fitted, group_key)
+    known = groups.notna().to_numpy()
+    scores = fitted.factors.scores[torch.from_numpy(known)]
+    table = marker_groups(scores, groups[known].astype(str).to_numpy())
     best = table[table["best"]]
     return {row["factor"]: _mark(row) for row in best.to_dict("records")}
+
+
+def _groups(fitted: Fitted, group_key: str) -> pd.Series:
+    """Group of every cell that has factors: cells without a count have none."""
+    obs = fitted.adata.obs
+    return obs.loc[obs[SPLIT_COLUMN] != "dropped", group_key]
 
 
 def _mark(row: Mapping[Any, Any]) -> dict[str, Any]:
     side = "high" if row["sign"] > 0 else "low"
     marked = f"{row['group']} ({side})" if row["separation"] >= MARKED else "-"
-    return {"marks": marked, "AUC": round(row["separation"], 2)}
+    return {"marks": marked, "AUC": round(row["separation"], 3)}
 
 
 def _found(fitted: Fitted, group_key: str | None) -> Section:
     found, genes = fitted.factors, [str(name) for name in fitted.train.var_names]
+    sizes = (
+        f"{len(found.columns)} factors of {fitted.train.n_vars} genes, fitted to "
+        f"{len(fitted.train)} cells; {len(fitted.heldout)} cells were held out."
+    )
+    if len(found.columns) == 0:
+        return Section("What the model found", f"{sizes} No factor reaches a gene.")
     n_top = 5 if len(found.columns) <= LARGEST_MAP else 2
     effects = found.loadings if found.effects is None else found.effects
     figures = [
         Figure(
             loadings_heatmap(effects, found.inclusion, feature_names=genes, n_top=n_top),
-            "Decoded effect of each factor on the log mean of its genes, in standard deviations "
-            "over cells; every column is scaled to its largest entry.",
+            "Decoded effect of each factor on its genes, in units of the noise of each gene; every "
+            "column is scaled to its largest entry.",
         )
     ]
     if group_key is not None:
-        groups = fitted.adata.obs[group_key].astype(str).to_numpy()
+        groups = _groups(fitted, group_key).astype(str).to_numpy()
         figures.append(
             Figure(
                 factor_activity(found.scores, groups),
                 f"Factor scores by {group_key}, standardised over cells.",
             )
         )
+    marks = (
+        f"the cell group that they separate best from all other cells (high or low score, AUC; "
+        f"named from {MARKED} on), "
+    )
     table = Table(
         factor_table(fitted, group_key),
-        "Factors, the cell group whose cells they separate best from all others (AUC in the "
-        f"direction given; named from {MARKED} on), and their top genes by decoded effect. A minus "
-        "marks genes that fall as the score rises.",
+        f"Factors, {marks if group_key else ''}the number of genes they reach, and the genes that "
+        "rise and fall most with the score, by decoded effect.",
     )
-    text = (
-        f"{len(found.columns)} factors of {fitted.train.n_vars} genes, fitted to "
-        f"{len(fitted.train)} cells; {len(fitted.heldout)} cells were held out. Signs and order "
-        "of factors are arbitrary."
-    )
+    text = f"{sizes} The sign of a factor is arbitrary: read it with its genes."
     return Section("What the model found", text, figures, [table])
 
 
 def _comparison(comparison: pd.DataFrame) -> Section:
     text = (
-        "Log predictive density of held-out counts, factors integrated out by importance "
-        "sampling, in nats per cell: larger is better. Differences are paired over cells."
+        "Log predictive density of the held-out cells, factors integrated out by importance "
+        "sampling, in nats per cell: larger is better."
     )
-    caption = "Held-out log predictive density"
+    first = comparison["model"].iloc[0]
+    caption = f"Difference: {first} minus the model of the row, paired over cells."
+    comparison = comparison.iloc[:, :2] if len(comparison) == 1 else comparison
+    caption = "Held-out log predictive density" if len(comparison) == 1 else caption
     return Section("Does it predict new cells?", text, tables=[Table(comparison, caption)])
 
 
@@ -215,9 +242,15 @@ def _checks(name: str, checked: Checked) -> Section:
             axes = pop_pc_features(result, feature_names=checked.var_names)
             caption = f"{name}: {check}, effect size of every gene."
         figures.append(Figure(axes, caption))
-    notes = sorted({note for result in checked.results.values() for note in result.notes})
-    text = "Replicated data sets against the held-out cells. " + " ".join(notes)
-    table = Table(checked.table(), "For checks per gene: median |z| and smallest adjusted p.")
+    text = (
+        "Each check computes one number, or one per gene, from the held-out cells and from data "
+        "sets that the model makes up. z says how far the two lie apart, in standard deviations "
+        "over the made-up data sets.\n\n"
+    ) + "\n\n".join(checked.notes())
+    caption = (
+        "For checks per gene: median |z|, smallest adjusted p, and the genes with the largest z."
+    )
+    table = Table(checked.table(), caption)
     return Section(f"Predictive checks: {name}", text, figures, [table])
 
 
@@ -231,9 +264,33 @@ def _training(fitted: Fitted) -> Section:
     return Section("Training", text, [Figure(training_curve(history), caption)])
 
 
-def _verdicts(name: str, checked: Checked) -> list[Verdict]:
-    verdicts = []
-    for result in checked.results.values():
-        passed = bool((result.p_adjusted > 0.05).all())
-        verdicts.append(Verdict(f"{name}: {result.verdict(0.05)}", passed))
-    return verdicts
+def _verdicts(
+    fitted: Fitted, checked: Checked, comparison: pd.DataFrame, group_key: str | None
+) -> list[Verdict]:
+    """What was found, whether it predicts better than the baseline, and the checks."""
+    found = [Verdict(_summary_of_factors(fitted, group_key))]
+    found += [Verdict(*_compared(row)) for row in comparison.iloc[1:].to_dict("records")]
+    return found + [Verdict(*verdict) for verdict in checked.verdicts()]
+
+
+def _summary_of_factors(fitted: Fitted, group_key: str | None) -> str:
+    n_factors = f"{len(fitted.factors.columns)} factors"
+    if group_key is None:
+        return f"{n_factors} found."
+    marked: dict[str, list[str]] = {}
+    for name, mark in _marks(fitted, group_key).items():
+        if mark["marks"] != "-":
+            marked.setdefault(mark["marks"].rsplit(" (", 1)[0], []).append(name)
+    named = "; ".join(f"{group} by {', '.join(names)}" for group, names in marked.items())
+    return f"{n_factors} found; cell groups marked: {named or 'none'}."
+
+
+def _compared(row: Mapping[Any, Any]) -> tuple[str, bool | None]:
+    gap, error = row["difference"], row["standard error"]
+    better = None if not abs(gap) > 2 * error else gap > 0
+    word = {True: "better than", False: "worse than", None: "about as well as"}[better]
+    return (
+        f"Held-out cells are predicted {word} by {row['model']}: "
+        f"{gap:+.2f} nats per cell (standard error {error:.2f}).",
+        better,
+    )
