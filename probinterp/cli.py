@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 FAILED, BAD_INPUT = 1, 2
+INTERRUPTED = 130  # what newer versions of typer make of Ctrl-C; older ones abort
 INPUT_ERRORS = (
     ValueError,
     KeyError,
@@ -63,7 +64,8 @@ def demo(
         out, seed=seed, device=device, n_draws=draws, progress=not as_json
     )
     say(_factors_text(table))
-    say("Held-out log predictive density, nats per cell (larger is better):")
+    say("Held-out log predictive density, nats per cell: larger is better.")
+    say("Difference: sparse VAE minus the model of the row, paired over cells.")
     say(comparison.to_string(index=False, float_format="{:.2f}".format))
     for name, rows in summary["checks"].items():
         say(f"\nPredictive checks of the {name} on held-out cells:")
@@ -217,7 +219,9 @@ def info(
 def main() -> None:
     """Run the command; exit with 0 (done), 1 (failed) or 2 (bad input)."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="probinterp", standalone_mode=False)
+        if code == INTERRUPTED:
+            code = _complain("interrupted", FAILED)
     except (typer.Abort, KeyboardInterrupt):
         code = _complain("interrupted", FAILED)
     except WrongUsage as error:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -209,7 +210,7 @@ class _Loop:
 
     def run(self, max_epochs: int, batch_size: int, progress: bool) -> str:
         """Train until the end; return the reason for it."""
-        state = self.state
+        state, depth = self.state, len(_PYRO_STACK)
         bar = tqdm(
             total=max_epochs, initial=state.epoch, unit="epoch", disable=not progress, leave=False
         )
@@ -222,6 +223,7 @@ class _Loop:
                     if state.best.waited >= self.rule.patience and self.stops:
                         return self.finish("early_stopping")
         except KeyboardInterrupt:
+            del _PYRO_STACK[depth:]  # Ctrl-C may leave a handler there
             return "interrupted"
         return self.finish("max_epochs")
 

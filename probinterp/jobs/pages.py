@@ -201,7 +201,7 @@ def _found(fitted: Fitted, group_key: str | None) -> Section:
         )
     ]
     if group_key is not None:
-        groups = _groups(fitted, group_key).astype(str).to_numpy()
+        groups = _groups(fitted, group_key).astype(str).tolist()
         figures.append(
             Figure(
                 factor_activity(found.scores, groups),
@@ -228,7 +228,7 @@ def _comparison(comparison: pd.DataFrame) -> Section:
     )
     first = comparison["model"].iloc[0]
     caption = f"Difference: {first} minus the model of the row, paired over cells."
-    comparison = comparison.iloc[:, :2] if len(comparison) == 1 else comparison
+    comparison = comparison.iloc[:, :2] if len(comparison) == 1 else comparison.round(2)
     caption = "Held-out log predictive density" if len(comparison) == 1 else caption
     return Section("Does it predict new cells?", text, tables=[Table(comparison, caption)])
 

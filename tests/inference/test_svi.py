@@ -358,7 +358,7 @@ BAD_OPTIONS = [
     ({"early_stopping": EarlyStopping(patience=0)}, ValueError, "patience must be at least 1"),
     ({"early_stopping": EarlyStopping(min_delta=-1)}, ValueError, "min_delta must not be neg"),
     ({"early_stopping": EarlyStopping(after=2)}, ValueError, "after must be a share"),
-    ({"device": "nonsense"}, RuntimeError, "nonsense"),
+    ({"device": "nonsense"}, ValueError, "device must be auto, cpu, cuda or cuda:0, got .nonsense"),
 ]
 
 

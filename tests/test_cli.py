@@ -1,0 +1,214 @@
+"""The command line in one process: exit codes, one line of text a failure, parseable JSON."""
+
+import json
+import shutil
+import sys
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from probinterp import cli, simulate
+from probinterp.inference import load, log_predictive_density
+from probinterp.inference.finite import NonFiniteError
+from probinterp.jobs.fitting import read_fit
+
+SHORT = ["--factors", "3", "--hidden", "8", "--epochs", "5", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with data, good and bad, and a finished fit in ``fit``."""
+    folder = tmp_path_factory.mktemp("cli")
+    truth = simulate.sparse_counts(80, 20, 3, seed=0)
+    obs = pd.DataFrame(
+        {"group": pd.Categorical(np.where(truth.z[:, 0] > 0, "high", "low"))},
+        index=[f"cell{i}" for i in range(80)],
+    )
+    var = pd.DataFrame(index=[f"gene{j}" for j in range(20)])
+    cells = anndata.AnnData(sp.csr_matrix(truth.x.numpy()), obs=obs, var=var)
+    cells.write_h5ad(folder / "good.h5ad")
+    cells[:, 5:].copy().write_h5ad(folder / "fewer_genes.h5ad")
+    for name, value in {"negative": -1, "half": 0.5, "nan": np.nan}.items():
+        x = truth.x.numpy().copy()
+        x[3, 4] = value
+        anndata.AnnData(x, obs=obs, var=var).write_h5ad(folder / f"{name}.h5ad")
+    (folder / "text.h5ad").write_text("not an HDF5 file")
+    (folder / "cut.h5ad").write_bytes((folder / "good.h5ad").read_bytes()[:20_000])
+    assert run_in(folder, "fit", "good.h5ad", "--out", "fit", *SHORT) == 0
+    for name, content in {"params.safetensors": b"?", "config.json": b"{}"}.items():
+        damaged = shutil.copytree(folder / "fit", folder / f"damaged_{name.split('.')[0]}")
+        (damaged / "model" / name).write_bytes(content)
+    shutil.copytree(folder / "fit", folder / "no_genes")
+    (folder / "no_genes" / "model" / "genes.json").unlink()
+    return folder
+
+
+def run_in(directory, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setattr(sys, "argv", ["probinterp", *arguments])
+        with pytest.raises(SystemExit) as finished:
+            cli.main()
+    return finished.value.code
+
+
+BAD_INPUTS = [
+    ("fit missing.h5ad", "missing.h5ad not found."),
+    ("fit .", ". is a directory; expected an .h5ad file."),
+    ("fit text.h5ad", "text.h5ad is not a readable .h5ad file"),
+    ("fit cut.h5ad", "cut.h5ad is not a readable .h5ad file"),
+    ("fit good.h5ad --layer raw", "layer 'raw' not in adata.layers; available: []."),
+    ("fit negative.h5ad", "negative count: -1.0 at cell 'cell3', gene 'gene4'"),
+    ("fit half.h5ad", "non-integer count: 0.5 at cell 'cell3', gene 'gene4'"),
+    ("fit half.h5ad", "give the layer with raw counts (--layer), or --values for other values."),
+    ("fit nan.h5ad", "X holds NaN: nan at cell 'cell3', gene 'gene4'"),
+    ("fit good.h5ad --device warp", "device must be auto, cpu, cuda or cuda:0, got 'warp'."),
+    ("fit good.h5ad --device meta", "device 'meta' holds no numbers"),
+    ("fit good.h5ad --factors 0", "n_factors must be a positive integer, got 0."),
+    ("fit good.h5ad --factors x", "Invalid value for '--factors'"),
+    ("fit good.h5ad --hidden 0", "n_hidden must be a positive integer, got 0."),
+    ("fit good.h5ad --epochs 0", "max_epochs must be a positive integer, got 0."),
+    ("fit good.h5ad --batch-size 0", "batch_size must be a positive integer, got 0."),
+    ("fit good.h5ad --learning-rate -1", "Invalid learning rate: -1.0"),
+    ("fit good.h5ad --restarts 0", "restarts must be at least 1, got 0."),
+    ("fit good.h5ad --heldout 1.5", "heldout must lie in (0, 1), got 1.5."),
+    ("fit good.h5ad --stratify donor", "'donor' not in adata.obs; available: ['group']."),
+    ("fit good.h5ad --groups donor", "'donor' not in adata.obs; available: ['group']."),
+    ("fit good.h5ad --size-factor-key group", "obs['group'] must be numeric"),
+    ("fit good.h5ad --spike -1", "spike must be positive, got -1.0."),
+    ("fit good.h5ad --spike 1 --slab 2", "spike must be larger than slab = 2.0, got 1.0."),
+    ("fit good.h5ad --seed -1", "Invalid value for '--seed'"),
+    ("fit good.h5ad --out text.h5ad", "cannot write to text.h5ad: a file is in the way."),
+    ("fit good.h5ad --bogus", "No such option: --bogus"),
+    ("fit", "(see probinterp fit --help)"),
+    ("paint", "No such command 'paint'"),
+    ("check nowhere good.h5ad", "nowhere/config.json not found: nowhere is not a saved model."),
+    ("check fit good.h5ad", "fit/config.json not found: fit is not a saved model."),
+    ("check fit/model good.h5ad", "good.h5ad has no obs column 'probinterp_split'"),
+    ("check fit/model fewer_genes.h5ad --all-cells", "5 of the 20 genes of the reference data"),
+    ("check fit/model negative.h5ad --all-cells", "negative count: -1.0"),
+    ("check fit/model text.h5ad", "text.h5ad is not a readable .h5ad file"),
+    ("check fit/model fit/adata.h5ad --draws 1", "Invalid value for '--draws'"),
+    ("check damaged_params/model fit/adata.h5ad", "differs from the checksum in config.json"),
+    ("check damaged_config/model fit/adata.h5ad", "config.json is damaged: KeyError('format')"),
+    ("check no_genes/model fit/adata.h5ad", "the model was saved without its genes."),
+    ("report nowhere", "nowhere/model not found: nowhere is not a finished fit."),
+    ("report fit --group-key donor", "'donor' not in adata.obs; available: ['group',"),
+    ("report damaged_params", "differs from the checksum in config.json"),
+    ("info nowhere", "nowhere/config.json not found: nowhere is not a saved model."),
+    ("info damaged_config/model", "config.json is damaged"),
+    ("demo --draws 0", "Invalid value for '--draws'"),
+    ("demo --out text.h5ad --json", "cannot write to text.h5ad: a file is in the way."),
+]
+
+
+@pytest.mark.parametrize(("line", "text"), BAD_INPUTS, ids=[line for line, _ in BAD_INPUTS])
+def test_bad_input_ends_with_2_and_one_line(folder, capsys, line, text):
+    capsys.readouterr()
+    assert run_in(folder, *line.split()) == 2
+    output, errors = capsys.readouterr()
+    complaint = errors.split("\r")[-1].strip()
+    assert output == ""
+    assert complaint.startswith("probinterp: ")
+    assert text in complaint
+    assert "\n" not in complaint
+
+
+def test_failure_ends_with_1_and_names_the_site(folder, capsys):
+    line = "fit good.h5ad --epochs 3 --learning-rate 1e30 --json --out failed"
+    assert run_in(folder, *line.split()) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"probinterp: {NonFiniteError.__name__}: ")
+    assert "last good weights" in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 1, "interrupted"),
+        (OSError(28, "No space left on device"), 1, "OSError: [Errno 28] No space left on device"),
+        (RuntimeError("two\nlines"), 1, "RuntimeError: two lines"),
+        (KeyError("no such column"), 2, "no such column"),
+        (PermissionError(13, "Permission denied"), 2, "[Errno 13] Permission denied"),
+    ],
+)
+def test_every_error_becomes_one_line(folder, capsys, monkeypatch, error, code, text):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("probinterp.jobs.fit_file", fail)
+    assert run_in(folder, "fit", "good.h5ad") == code
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.strip().splitlines()[-1] == f"probinterp: {text}"
+    assert "Traceback" not in errors
+
+
+def test_fit_check_report_round_trip_as_json(folder, capsys):
+    capsys.readouterr()
+    fit = ["fit", "good.h5ad", "--out", "trip", "--stratify", "group", "--json", *SHORT]
+    assert run_in(folder, *fit) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert fitted["written"] == ["trip/model", "trip/adata.h5ad", "trip/summary.json"]
+    assert all((folder / name).exists() for name in fitted["written"])
+    found = read_fit(folder / "trip")
+    model = load(folder / "trip/model")
+    density = log_predictive_density(model, found.heldout.batch(), n_samples=50).mean().item()
+    assert fitted["heldout_log_density_per_cell"] == pytest.approx(density, rel=1e-6)
+
+    check = ["check", "trip/model", "trip/adata.h5ad", "--draws", "45", "--out", "checked"]
+    assert run_in(folder, *check, "--json") == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert checked.pop("written") == ["checked/check.json", "checked/genes.csv"]
+    assert checked == json.loads((folder / "checked/check.json").read_text())
+    assert checked["library size"]["n_new"] == fitted["n_heldout"]
+
+    assert run_in(folder, "report", "trip", "--draws", "45", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"report": "trip/report.html", "written": ["trip/report.html"]}
+    page = (folder / "trip/report.html").read_text()
+    assert fitted["top_genes"]["factor_1"][0] in page
+    assert f"library size: {'no ' if checked['library size']['p_two_sided'] > 0.05 else ''}" in page
+
+
+def test_text_of_fit_and_check_is_complete(folder, capsys):
+    capsys.readouterr()
+    assert run_in(folder, "fit", "good.h5ad", "--out", "text", *SHORT) == 0
+    text = capsys.readouterr().out
+    summary = json.loads((folder / "text/summary.json").read_text())
+    assert f"{summary['heldout_log_density_per_cell']:.2f} nats per cell, 16 cells" in text
+    for name, genes in summary["top_genes"].items():
+        line = next(line for line in text.splitlines() if line.split()[:1] == [name])
+        assert [gene.strip(",").lstrip("-") for gene in line.split()[1:]] == genes
+    assert text.splitlines()[-1] == "wrote text/summary.json"
+    assert run_in(folder, "check", "text/model", "text/adata.h5ad", "--draws", "45") == 0
+    text = capsys.readouterr().out
+    assert "16 cells against 45 replicated data sets" in text
+    assert "gene-gene residual correlation" in text
+
+
+def test_info_of_versions_and_of_a_model(folder, capsys):
+    capsys.readouterr()
+    assert run_in(folder, "info", "--json") == 0
+    assert {"probinterp", "torch", "python", "cuda"} <= json.loads(capsys.readouterr().out).keys()
+    assert run_in(folder, "info", "fit/model", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["model"]["class"] == "SparseVAE"
+    assert run_in(folder, "info", "fit/model") == 0
+    assert "    n_features: 20\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["", "demo", "fit", "check", "report", "info"])
+def test_help_ends_with_0(folder, capsys, command):
+    capsys.readouterr()
+    assert run_in(folder, *command.split(), "--help") == 0
+    assert "Usage: probinterp" in capsys.readouterr().out
+
+
+def test_no_arguments_is_help(folder, capsys):
+    capsys.readouterr()
+    assert run_in(folder) == 0
+    assert "demo" in capsys.readouterr().out
