@@ -37,7 +37,8 @@ def main(epochs: int = 150, out: str | Path = "pbmc", n_draws: int = 100, seed: 
     model = SparseVAE(
         train.n_vars,
         n_factors=10,
-        n_hidden=64,
+        n_hidden=32,
+        start="components",
         spike=len(train),
         slab=0.01 * len(train),
         likelihood=NegativeBinomialLikelihood(train.n_vars),

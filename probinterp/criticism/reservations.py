@@ -69,7 +69,12 @@ def notes_on(
         )
     n_draws, n_values = len(values.replicated), values.replicated[0].numel()
     needed = -(-n_values * 2 * 20 // (n_draws + 1))
-    if n_values > 1 and needed > 1:
+    if n_values > 1 and needed > n_values:
+        notes.append(
+            f"With {n_draws} draws no value of {n_values} can be rejected at a false discovery "
+            "rate of .05; rank by z or draw more."
+        )
+    elif n_values > 1 and needed > 1:
         notes.append(
             f"With {n_draws} draws, {needed} of {n_values} values must be at the smallest p-value "
             "before any is rejected at a false discovery rate of .05; rank by z or draw more."

@@ -195,7 +195,9 @@ def _found(fitted: Fitted, group_key: str | None) -> Section:
     effects = found.loadings if found.effects is None else found.effects
     figures = [
         Figure(
-            loadings_heatmap(effects, found.inclusion, feature_names=genes, n_top=n_top),
+            loadings_heatmap(
+                effects, found.inclusion, feature_names=genes, n_top=n_top, quantity="effect"
+            ),
             "Decoded effect of each factor on its genes, in units of the noise of each gene; every "
             "column is scaled to its largest entry.",
         )

@@ -103,6 +103,7 @@ def loadings_heatmap(
     feature_names: Sequence[str] | None = None,
     factor_names: Sequence[str] | None = None,
     n_top: int = 5,
+    quantity: str = "loading",
     ax: Axes | None = None,
 ) -> Axes:
     """Loadings of the top features of every factor, features by factors.
@@ -115,13 +116,15 @@ def loadings_heatmap(
     Parameters
     ----------
     loadings
-        Loadings W, shape (G, K).
+        Loadings W or decoded effects, shape (G, K).
     inclusion
         Inclusion probabilities, shape (G, K); cells of at least one half get a dot.
     feature_names, factor_names
         Names of rows and columns; numbers from 1 by default.
     n_top
         Features per factor.
+    quantity
+        What ``loadings`` hold, in one word for the colour bar.
     ax
         Where to draw; a new figure by default. Where the rows are too close for their labels,
         only the first features of each block are labelled.
@@ -140,7 +143,7 @@ def loadings_heatmap(
     included = None if inclusion is None else _same_shape("inclusion", inclusion, w)[rows] >= 0.5
     ax = new_axes(ax, _width(len(factors)), _height(1.25 * LINE_INCHES * len(rows)))
     mesh = ax.pcolormesh(scaled[rows], cmap=DIVERGING, vmin=-1, vmax=1)
-    label = "loading / largest |loading| of the factor"
+    label = f"{quantity} / largest |{quantity}| of the factor"
     if included is not None:
         _dot(ax, included, np.abs(scaled[rows]) > 0.7)
         label += "\n(dot: inclusion probability ≥ 0.5)"
