@@ -76,7 +76,8 @@ def fit(
     Parameters
     ----------
     model
-        Model to fit; it is moved to ``device`` and back again afterwards.
+        Model to fit; it is moved to ``device`` and back again afterwards. One that was fitted
+        before goes on from where it is.
     data
         Anything with ``len(data)`` and ``data.batch(index)``.
     max_epochs
@@ -297,9 +298,12 @@ def _start(
     if saved and saved.path.exists():
         state.read(saved)
         return state
+    if model.initialized:
+        return state
     n_first = min(len(data), INITIAL_BATCH)
     index = minibatch_order(len(data), n_first, seed=seed, epoch=-1)[0].sort().values
     model.initialize(to_device(data.batch(index), place), len(data))
+    model.initialized.fill_(True)
     return state
 
 

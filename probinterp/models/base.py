@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import pyro
+import torch
 from torch import Tensor, nn
 
 from probinterp.configuration import Configured
@@ -42,6 +43,12 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
     :func:`probinterp.predictive_draws`.
     """
 
+    initialized: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("initialized", torch.tensor(False))
+
     @abstractmethod
     def model(self, batch: Batch, n_total: int | None = None) -> None:
         """Generative program p(x, z, W); ``n_total`` is the size of the whole data set."""
@@ -51,7 +58,10 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
         """Variational program q(z, W | x) with the latent sites of :meth:`model`."""
 
     def initialize(self, batch: Batch, n_total: int) -> None:  # noqa: B027
-        """Set data-driven starting values in place; called once before the first step."""
+        """Set data-driven starting values in place; called once, before the very first step.
+
+        A model that was fitted before, or loaded, goes on from where it is.
+        """
 
     def anneal(self, progress: float) -> None:  # noqa: B027
         """Set annealed quantities; ``progress`` runs from 0 to 1 over the planned steps.

@@ -286,6 +286,19 @@ def test_an_overflowing_site_is_named(data):
         fit(model, data, max_epochs=1, progress=False)
 
 
+@pytest.mark.parametrize("cls", [FactorAnalysis, SparseVAE])
+def test_a_second_fit_goes_on_where_the_first_ended(data, cls):
+    model = made(cls=cls)
+    first = fit(model, data, max_epochs=40, batch_size=50, progress=False)
+    before = weights(model)
+    tiny = lambda p: torch.optim.SGD(p, lr=1e-12)  # noqa: E731
+    fit(model, data, max_epochs=1, batch_size=50, progress=False, optimizer=tiny)
+    for name, value in weights(model).items():
+        if "rate" not in name and name not in ("penalty", "kl_weight"):
+            torch.testing.assert_close(value, before[name], msg=name)
+    assert len(first.records) == 40
+
+
 def test_gradient_clipping_bounds_the_step(data):
     norms = []
 
