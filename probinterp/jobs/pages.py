@@ -165,7 +165,8 @@ def _marks(fitted: Fitted, group_key: str | None) -> dict[str, dict[str, Any]]:
         return {}
     groups = _groups(fitted, group_key)
     known = groups.notna().to_numpy()
-    scores = fitted.factors.scores[torch.tensor(known)  # a copy: pandas 3 hands out read-only arrays]
+    # a copy: pandas 3 hands out read-only arrays
+    scores = fitted.factors.scores[torch.tensor(known)]
     table = marker_groups(scores, groups[known].astype(str).to_numpy())
     best = table[table["best"]]
     return {row["factor"]: _mark(row) for row in best.to_dict("records")}
