@@ -11,20 +11,17 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from probinterp.feature_plan import FeaturePlan, all_features_plan, plan_features
 from probinterp.likelihoods import Likelihood, ObservedBatch
 from probinterp.sparse_decoding import (
     DecoderWeights,
-    FeaturePlan,
     Inputs,
     Schedule,
-    all_features_plan,
     decode,
     decoded_log_prob,
-    plan_features,
 )
 
-CHUNK_BYTES_PER_THREAD = 2**21  # one activation of a chunk; fastest of 0.5 to 16 MiB
-MAX_CHUNK_THREADS = 8
+CHUNK_BYTES = 2**21  # one activation of a chunk; fastest of 0.5 to 16 MiB
 CHUNK_BYTES_ON_GPU = 2**26
 
 
@@ -78,7 +75,7 @@ class SparseDecoder(nn.Module):
         Keep columns of A and rows of M at unit norm, by dividing by the norm. Otherwise the scale
         of the loadings is arbitrary and a penalty on them means nothing.
     chunk_size
-        Features evaluated at a time. Default: an activation of 2 MiB for each thread (up to 8),
+        Features evaluated at a time in each of up to 8 threads. Default: an activation of 2 MiB,
         64 MiB on a GPU.
 
     References
@@ -227,8 +224,7 @@ class SparseDecoder(nn.Module):
         dtype = torch.get_autocast_dtype(device) if rounded else None
         if self.chunk_size is not None:
             return Schedule(plan, min(self.chunk_size, self.n_features), dtype)
-        threads = min(torch.get_num_threads(), MAX_CHUNK_THREADS)
-        n_bytes = CHUNK_BYTES_ON_GPU if inputs.z.is_cuda else CHUNK_BYTES_PER_THREAD * threads
+        n_bytes = CHUNK_BYTES_ON_GPU if inputs.z.is_cuda else CHUNK_BYTES
         per_feature = max(1, len(inputs.z)) * self.n_hidden * inputs.z.element_size()
         return Schedule(plan, min(max(1, n_bytes // per_feature), self.n_features), dtype)
 

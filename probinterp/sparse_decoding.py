@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from probinterp.feature_plan import FeaturePlan, chunks
 from probinterp.likelihoods import Features, Likelihood, ObservedBatch
 from probinterp.single_factor import ConstantFeatures, SingleFactorFeatures
+from probinterp.threads import run_in_threads
+
+Value = TypeVar("Value")
 
 WIDTH_MULTIPLE = 16  # products with 15 columns run at a third of the speed of those with 16
+MAX_THREADS = 8
+PRODUCTS_PER_THREAD = 2**25  # fewer multiplications take less time than handing them to a thread
 PAIRS_PER_CHUNK = 2**17  # (observation, feature) pairs where no H-vector is kept for a pair
 
 
@@ -44,40 +51,20 @@ class Inputs(NamedTuple):
         weights = DecoderWeights(*(torch.zeros_like(weight) for weight in self.weights))
         return Inputs(torch.zeros_like(self.z), torch.zeros_like(self.loadings), weights)
 
+    def share(self) -> Inputs:
+        """Gradients for some of the features: zeros where features add up, else these tensors."""
+        weights = self.weights._replace(
+            first=torch.zeros_like(self.weights.first),
+            second=torch.zeros_like(self.weights.second),
+            second_bias=torch.zeros_like(self.weights.second_bias),
+        )
+        return self._replace(z=torch.zeros_like(self.z), weights=weights)
 
-@dataclass(frozen=True)
-class FeaturePlan:
-    """Features by the number of factors that reach them: several, exactly one, none."""
-
-    several: Features
-    single: tuple[tuple[int, Tensor], ...]
-    empty: Features
-
-
-def all_features_plan(n_features: int) -> FeaturePlan:
-    """Plan that assumes nothing about the loadings."""
-    return FeaturePlan(slice(0, n_features), (), slice(0, 0))
-
-
-def plan_features(support: Tensor) -> FeaturePlan:
-    """Sort features by their support.
-
-    Parameters
-    ----------
-    support
-        True where a factor reaches a feature, shape (G, K). It is copied to the host once.
-    """
-    on_host = support.cpu()
-    n_active, factor = on_host.sum(1), on_host.int().argmax(1)
-    if bool((n_active > 1).all()):
-        return all_features_plan(len(support))
-    single = n_active == 1
-    groups = tuple(
-        (k, (single & (factor == k)).nonzero().squeeze(1).to(support.device))
-        for k in factor[single].unique().tolist()
-    )
-    several, empty = ((n_active > 1).nonzero().squeeze(1), (n_active == 0).nonzero().squeeze(1))
-    return FeaturePlan(several.to(support.device), groups, empty.to(support.device))
+    def add(self, share: Inputs) -> None:
+        """Add the sums of other features."""
+        self.z.add_(share.z)
+        for mine, other in zip(self.weights[:3], share.weights[:3], strict=True):
+            mine.add_(other)
 
 
 class Route(Protocol):
@@ -185,31 +172,49 @@ class Schedule:
     chunk_size: int
     dtype: torch.dtype | None = None
 
+    def shares(self, inputs: Inputs) -> list[Schedule]:
+        """Parts for threads to visit at the same time; just this one where that does not pay."""
+        n_threads = min(torch.get_num_threads(), MAX_THREADS)
+        n_products = self.plan.n_several * len(inputs.z) * inputs.weights.second.numel()
+        if inputs.z.is_cuda or n_threads == 1 or n_products < n_threads * PRODUCTS_PER_THREAD:
+            return [self]
+        return [replace(self, plan=plan) for plan in self.plan.split(n_threads)]
+
     def visit(self, inputs: Inputs, gradients: Inputs) -> Iterator[tuple[Route, Features]]:
         """Yield every chunk with its route; the gradients are complete at exhaustion."""
         plan, n_rows = self.plan, max(1, len(inputs.z))
-        if isinstance(plan.several, slice) or len(plan.several):
+        if plan.n_several:
             several = SeveralFactorFeatures(inputs, gradients, self.chunk_size, self.dtype)
-            for features in _chunks(plan.several, self.chunk_size):
+            for features in chunks(plan.several, self.chunk_size):
                 yield several, features
             several.finish()
         n_light = max(1, PAIRS_PER_CHUNK // max(n_rows, 2 * len(inputs.weights.second)))
         for factor, group in plan.single:
             single = SingleFactorFeatures(inputs, gradients, factor)
-            for features in _chunks(group, n_light):
+            for features in chunks(group, n_light):
                 yield single, features
             single.finish()
         constant = ConstantFeatures(inputs, gradients)
-        for features in _chunks(plan.empty, n_light):
+        for features in chunks(plan.empty, n_light):
             yield constant, features
 
 
-def _chunks(features: Features, size: int) -> Iterator[Features]:
-    if isinstance(features, slice):
-        for start in range(features.start, features.stop, size):
-            yield slice(start, min(start + size, features.stop))
-    else:
-        yield from (chunk for chunk in features.split(size) if len(chunk))
+def visit_all(
+    schedule: Schedule, inputs: Inputs, work: Callable[[Schedule, Inputs], Value]
+) -> tuple[Inputs, list[Value]]:
+    """Let ``work(share, gradients)`` visit all features; return gradients and its values."""
+    gradients = inputs.zeros()
+    shares = schedule.shares(inputs)
+    parts = [gradients, *(gradients.share() for _ in shares[1:])]
+
+    def run(share: Schedule, part: Inputs) -> Value:
+        with torch.no_grad(), _float32_ops(inputs.z):
+            return work(share, part)
+
+    values = run_in_threads([partial(run, *each) for each in zip(shares, parts, strict=True)])
+    for part in parts[1:]:
+        gradients.add(part)
+    return gradients, values
 
 
 def decode(inputs: Inputs, schedule: Schedule) -> Tensor:
@@ -267,20 +272,25 @@ class _Decode(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         inputs = _inputs(tensors)
         eta = inputs.z.new_empty(len(inputs.z), len(inputs.loadings))
-        with _float32_ops(eta):
-            for route, features in schedule.visit(inputs, inputs.zeros()):
+
+        def work(share: Schedule, gradients: Inputs) -> None:
+            for route, features in share.visit(inputs, gradients):
                 eta[:, features] = route.forward(features).mT
+
+        visit_all(schedule, inputs, work)
         return eta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_eta: Tensor) -> tuple[Tensor | None, ...]:
         inputs = _inputs(ctx.saved_tensors)
-        gradients = inputs.zeros()
-        with _float32_ops(d_eta):
-            for route, features in ctx.schedule.visit(inputs, gradients):
+
+        def work(share: Schedule, gradients: Inputs) -> None:
+            for route, features in share.visit(inputs, gradients):
                 route.forward(features)
                 route.backward(d_eta[:, features].mT.contiguous())
+
+        gradients, _ = visit_all(ctx.schedule, inputs, work)
         return None, gradients.z, gradients.loadings, *gradients.weights
 
 
@@ -296,32 +306,48 @@ class _Task:
 
     def values(self, inputs: Inputs) -> Tensor:
         """Log likelihood of each row, (B,)."""
-        total = inputs.z.new_zeros(len(inputs.z))
-        for route, features in self.schedule.visit(inputs, inputs.zeros()):
-            eta = route.forward(features).mT
-            total += self.likelihood(eta, self.batch, features).log_prob(self.x[:, features])
-        return total
+
+        def work(share: Schedule, gradients: Inputs) -> Tensor:
+            total = inputs.z.new_zeros(len(inputs.z))
+            for route, features in share.visit(inputs, gradients):
+                eta = route.forward(features).mT
+                total += self.likelihood(eta, self.batch, features).log_prob(self.x[:, features])
+            return total
+
+        _, totals = visit_all(self.schedule, inputs, work)
+        return torch.stack(totals).sum(0)
 
     def values_and_gradients(
         self, inputs: Inputs, row_weight: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Log likelihood of each row and the gradients of its (weighted) sum."""
-        gradients = inputs.zeros()
-        d_parameters = [torch.zeros_like(p) for p in self.parameters]
-        total = inputs.z.new_zeros(len(inputs.z))
-        for route, features in self.schedule.visit(inputs, gradients):
-            eta = route.forward(features).mT.detach().requires_grad_()
-            with torch.enable_grad():
-                values = self.likelihood(eta, self.batch, features).log_prob(self.x[:, features])
-            d_eta, *d_chunk = torch.autograd.grad(
-                values, [eta, *self.parameters], _ones(values, row_weight), allow_unused=True
-            )
-            total += values.detach()
-            for d_parameter, d in zip(d_parameters, d_chunk, strict=True):
-                if d is not None:
-                    d_parameter += d
-            route.backward(d_eta.mT.contiguous())
-        return total, (gradients.z, gradients.loadings, *gradients.weights, *d_parameters)
+
+        def work(share: Schedule, gradients: Inputs) -> list[Tensor]:
+            sums = [inputs.z.new_zeros(len(inputs.z)), *map(torch.zeros_like, self.parameters)]
+            for route, features in share.visit(inputs, gradients):
+                eta = route.forward(features).mT.detach().requires_grad_()
+                for total, value in zip(sums, self._chunk(eta, features, row_weight), strict=True):
+                    if value is not None:
+                        total += value
+                assert eta.grad is not None
+                route.backward(eta.grad.mT.contiguous())
+            return sums
+
+        gradients, sums = visit_all(self.schedule, inputs, work)
+        values, *d_parameters = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
+        return values, (gradients.z, gradients.loadings, *gradients.weights, *d_parameters)
+
+    def _chunk(
+        self, eta: Tensor, features: Features, row_weight: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Log likelihood of some features and its gradients by the parameters; sets eta.grad."""
+        with torch.enable_grad():
+            values = self.likelihood(eta, self.batch, features).log_prob(self.x[:, features])
+        weight = torch.ones_like(values) if row_weight is None else row_weight
+        eta.grad, *d_parameters = torch.autograd.grad(
+            values, [eta, *self.parameters], weight, allow_unused=True
+        )
+        return values.detach(), *d_parameters
 
 
 class _DecodedLogProb(torch.autograd.Function):
@@ -330,10 +356,9 @@ class _DecodedLogProb(torch.autograd.Function):
         ctx.task = task
         ctx.save_for_backward(*tensors)
         ctx.gradients = None
-        with _float32_ops(task.x):
-            if not ahead:
-                return task.values(_inputs(tensors))
-            values, ctx.gradients = task.values_and_gradients(_inputs(tensors), None)
+        if not ahead:
+            return task.values(_inputs(tensors))
+        values, ctx.gradients = task.values_and_gradients(_inputs(tensors), None)
         return values
 
     @staticmethod
@@ -342,14 +367,9 @@ class _DecodedLogProb(torch.autograd.Function):
         tensors = ctx.saved_tensors
         if ctx.gradients is not None and bool((grad == grad[:1]).all()):
             return None, None, *(gradient * grad[:1].sum() for gradient in ctx.gradients)
-        with _float32_ops(grad):
-            _, gradients = ctx.task.values_and_gradients(_inputs(tensors), grad)
+        _, gradients = ctx.task.values_and_gradients(_inputs(tensors), grad)
         return None, None, *gradients
 
 
 def _inputs(tensors: tuple[Tensor, ...]) -> Inputs:
     return Inputs(tensors[0], tensors[1], DecoderWeights(*tensors[2:7]))
-
-
-def _ones(values: Tensor, row_weight: Tensor | None) -> Tensor:
-    return torch.ones_like(values) if row_weight is None else row_weight
