@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import get_args
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from probinterp.criticism.discrepancies.custom import name_of
 from probinterp.criticism.draws import Discrepancy, PredictiveDraw
-from probinterp.criticism.reference import ReferenceArgument, find_reference
-from probinterp.criticism.regime import RegimeNumber
-from probinterp.criticism.reservations import Objection, notes_on, objections_to
-from probinterp.criticism.result import (
-    Check,
-    Kind,
-    Local,
-    PopPCResult,
-)
-from probinterp.criticism.stream import seeded, stream
+from probinterp.criticism.evaluation import Calibration, Plan, evaluate
+from probinterp.criticism.reference import ReferenceArgument
+from probinterp.criticism.refits import Refits
+from probinterp.criticism.reservations import Objection
+from probinterp.criticism.result import Kind, PopPCResult
+from probinterp.criticism.stopping import SequentialStop
 
 
 def pop_pc(
@@ -33,6 +27,10 @@ def pop_pc(
     n_reference: int = 32,
     seed: int = 0,
     n_obs: int | None = None,
+    stop: SequentialStop | None = None,
+    calibrate_refits: int = 0,
+    refits: Refits | None = None,
+    n_jobs: int | None = None,
 ) -> PopPCResult:
     r"""Compare held-out data with replicates drawn from the fitted model.
 
@@ -49,11 +47,14 @@ def pop_pc(
         Posterior draws that replicate. Attributes are used where the object has them:
         ``reference`` (draw at the posterior mean), ``reference_draws`` (draws kept apart from
         those that replicate), ``local`` (``"prior"`` or ``"posterior"``), ``point_estimate``
-        (True if global parameters were point-estimated) and ``n_obs``.
+        (True if global parameters were point-estimated), ``n_obs``, and ``n_effective`` (effective
+        number of autocorrelated draws). ``local`` may be ``"observed"`` as well. Draws with a
+        method ``replicate_chunk(start, stop)`` hand over several replicates at a time.
     x_new
         Held-out data, shape (N, G), floating point; nothing of it may have entered the fit.
     discrepancy
-        Pure function ``(x, draw) -> Tensor``, a scalar or one value per feature or unit.
+        Pure function ``(x, draw) -> Tensor``, a scalar or one value per feature, unit or group.
+        Its attributes ``axis`` and ``labels`` say what the values of a vector are.
     kind
         ``"plugin"``: the discrepancy is evaluated at one reference draw for both data sets.
         ``"predictive"``: at the equal mixture of several reference draws that do not replicate.
@@ -71,6 +72,18 @@ def pop_pc(
     n_obs
         Number of units of the fit; default ``draws.n_obs``. Only used to judge whether a check
         of point-estimated parameters can be trusted.
+    stop
+        Stop drawing once the decision is certain, see :class:`SequentialStop`; default: use
+        all draws.
+    calibrate_refits
+        Number B of refits to data simulated from the fit, 0 for none. They repair what a
+        point estimate of the globals, or too narrow a variational posterior, does to the p-value:
+        ``p_refit`` and ``p_refit_t`` of the result compare the excess of the data
+        with those of the refits.
+    refits
+        How to simulate and refit, for instance :func:`probinterp.inference.model_refits`.
+    n_jobs
+        Refits at a time, as in ``joblib.Parallel``; ``joblib.parallel_config`` chooses where.
 
     Returns
     -------
@@ -112,12 +125,66 @@ def pop_pc(
     >>> result.p_value.item()
     0.0
     """
-    result, objections = _check(
-        "pop-pc", draws, x_new, discrepancy, kind, reference, n_reference, seed, n_obs
-    )
-    for category, message in objections:
-        warnings.warn(message, category, stacklevel=2)
-    return result
+    plan = Plan("pop-pc", kind, reference, n_reference, seed, n_obs, stop)
+    named = {name_of(discrepancy): discrepancy}
+    calibration = Calibration(calibrate_refits, refits, n_jobs)
+    results, objections = evaluate(draws, x_new, named, plan, calibration)
+    _warn(objections)
+    return next(iter(results.values()))
+
+
+def pop_pc_suite(
+    draws: Iterable[PredictiveDraw],
+    x_new: Tensor,
+    suite: Mapping[str, Discrepancy],
+    *,
+    kind: Kind = "plugin",
+    reference: ReferenceArgument = None,
+    n_reference: int = 32,
+    seed: int = 0,
+    n_obs: int | None = None,
+    stop: SequentialStop | None = None,
+    calibrate_refits: int = 0,
+    refits: Refits | None = None,
+    n_jobs: int | None = None,
+) -> dict[str, PopPCResult]:
+    """Several population predictive checks on the same replicates, in one pass over the draws.
+
+    Every result is what :func:`pop_pc` gives for that discrepancy alone, at the price of
+    one set of replicates and, with ``calibrate_refits``, one set of refits.
+
+    Parameters
+    ----------
+    draws, x_new
+        As for :func:`pop_pc`.
+    suite
+        Discrepancies by name; results carry these names.
+    kind, reference, n_reference, seed, n_obs, stop, calibrate_refits, refits, n_jobs
+        As for :func:`pop_pc`. With ``stop``, drawing ends when all decisions of all
+        discrepancies are certain.
+
+    Returns
+    -------
+    dict
+        One :class:`PopPCResult` a discrepancy, in the order of ``suite``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`pop_pc`, and if the suite is empty.
+
+    Warns
+    -----
+    CriticismWarning
+        As :func:`pop_pc`, each once.
+    """
+    if not isinstance(suite, Mapping) or not suite:
+        raise ValueError(f"suite must map at least one name to a discrepancy, got {suite!r}.")
+    plan = Plan("pop-pc", kind, reference, n_reference, seed, n_obs, stop)
+    calibration = Calibration(calibrate_refits, refits, n_jobs)
+    results, objections = evaluate(draws, x_new, suite, plan, calibration)
+    _warn(objections)
+    return results
 
 
 def ppc(
@@ -158,87 +225,11 @@ def ppc(
         As :func:`pop_pc`.
     """
     n_obs = len(x_obs) if isinstance(x_obs, Tensor) and x_obs.ndim else None
-    return _check("ppc", draws, x_obs, discrepancy, kind, reference, n_reference, seed, n_obs)[0]
+    plan = Plan("ppc", kind, reference, n_reference, seed, n_obs, None)
+    named = {name_of(discrepancy): discrepancy}
+    return next(iter(evaluate(draws, x_obs, named, plan, Calibration())[0].values()))
 
 
-def _check(
-    check: Check,
-    draws: Iterable[PredictiveDraw],
-    x: Tensor,
-    discrepancy: Discrepancy,
-    kind: Kind,
-    reference: ReferenceArgument,
-    n_reference: int,
-    seed: int,
-    n_obs: int | None,
-) -> tuple[PopPCResult, list[Objection]]:
-    _validate(draws, x, discrepancy, kind, n_reference)
-    local, n_obs = _local(draws), _n_obs(draws, n_obs)
-    tie_seed, draw_seed = np.random.SeedSequence(seed).generate_state(2, np.uint64).tolist()
-    regime = RegimeNumber() if kind == "realised" and check == "pop-pc" else None
-    with torch.no_grad(), seeded(draw_seed, x.device):
-        found = find_reference(draws, kind, reference, n_reference)
-        values = stream(found, x, discrepancy, regime)
-    generator = torch.Generator().manual_seed(tie_seed)
-    shape = values.replicated.shape[1:]
-    objections = [] if check == "ppc" else objections_to(draws, kind, values, len(x), n_obs)
-    result = PopPCResult(
-        check=check,
-        discrepancy=getattr(discrepancy, "__name__", repr(discrepancy)),
-        kind=kind,
-        heldout=values.heldout,
-        replicated=values.replicated,
-        uniform=torch.rand(shape, generator=generator, dtype=torch.float64),
-        n_new=x.shape[0],
-        n_features=x.shape[1],
-        n_obs=n_obs,
-        seed=seed,
-        reference=found.source,
-        local=local,
-        regime=values.regime,
-        calibrated=check == "pop-pc" and not objections and not found.also_replicates,
-        notes=tuple(text for _, text in objections) + notes_on(draws, check, values, found),
-    )
-    return result, objections
-
-
-def _validate(
-    draws: Iterable[PredictiveDraw], x: Tensor, discrepancy: Discrepancy, kind: str, n: int
-) -> None:
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
-    if not callable(discrepancy):
-        raise TypeError(
-            f"discrepancy must be a function (x, draw) -> Tensor, got {type(discrepancy).__name__}."
-        )
-    if isinstance(draws, PredictiveDraw):
-        raise TypeError(
-            f"draws must be an iterable of draws, got a single {type(draws).__name__}; "
-            "put it in a list."
-        )
-    if not isinstance(draws, Iterable):
-        raise TypeError(f"draws must be an iterable of draws, got {type(draws).__name__}.")
-    if n < 1:
-        raise ValueError(f"n_reference must be at least 1, got {n}.")
-    if not isinstance(x, Tensor):
-        raise TypeError(f"the data must be a torch.Tensor, got {type(x).__name__}.")
-    if x.ndim != 2 or x.numel() == 0:
-        raise ValueError(f"the data must have shape (N, G), not empty, got {tuple(x.shape)}.")
-    if not x.is_floating_point():
-        raise TypeError(f"the data must be floating point, got {x.dtype}; use x.float().")
-    if (bad := int((~x.isfinite()).sum())) > 0:
-        raise ValueError(f"the data have {bad} NaN or infinite entries of {x.numel()}.")
-
-
-def _local(draws: object) -> Local | None:
-    local = getattr(draws, "local", None)
-    if local not in (None, *get_args(Local)):
-        raise ValueError(f"draws.local must be 'prior' or 'posterior', got {local!r}.")
-    return local
-
-
-def _n_obs(draws: object, n_obs: int | None) -> int | None:
-    n_obs = getattr(draws, "n_obs", None) if n_obs is None else n_obs
-    if n_obs is not None and n_obs < 1:
-        raise ValueError(f"n_obs must be at least 1, got {n_obs}.")
-    return n_obs
+def _warn(objections: list[Objection]) -> None:
+    for category, message in objections:
+        warnings.warn(message, category, stacklevel=3)

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from probinterp.criticism.draws import PredictiveDraw, PredictiveMixture
+from probinterp.criticism.draws import PredictiveDraw, StackedReplicates
+from probinterp.criticism.predictive_mixture import PredictiveMixture
 from probinterp.criticism.result import Kind
 
 ReferenceArgument = PredictiveDraw | Sequence[PredictiveDraw] | None
@@ -19,6 +20,8 @@ class Reference(NamedTuple):
     replicating: Iterator[PredictiveDraw]
     source: str  # where the draw came from, in words
     also_replicates: bool = False
+    stack: StackedReplicates | None = None  # the draws again, where replicates can be had stacked
+    first: int = 0  # index of the first draw that replicates
 
 
 def find_reference(
@@ -72,7 +75,7 @@ def _plugin_reference(draws: Iterable[PredictiveDraw], argument: ReferenceArgume
                 "kind='plugin' needs one reference draw with replicate() and likelihood(x), "
                 f"got a {type(argument).__name__}."
             )
-        return Reference(argument, iter(draws), source)
+        return Reference(argument, iter(draws), source, stack=_stack(draws))
     iterator = iter(draws)
     beginning = list(itertools.islice(iterator, 2))
     if not beginning:
@@ -82,16 +85,21 @@ def _plugin_reference(draws: Iterable[PredictiveDraw], argument: ReferenceArgume
     if len(beginning) == 1:
         return Reference(first, iter(beginning), "the only draw, which also replicates", True)
     rest = itertools.chain(beginning[1:], iterator)
-    return Reference(first, rest, "the first draw, set aside")
+    return Reference(first, rest, "the first draw, set aside", stack=_stack(draws), first=1)
+
+
+def _stack(draws: object) -> StackedReplicates | None:
+    return draws if isinstance(draws, StackedReplicates) else None
 
 
 def _predictive_reference(
     draws: Iterable[PredictiveDraw], argument: ReferenceArgument, n_reference: int
 ) -> Reference:
-    iterator, source = iter(draws), "argument"
+    iterator, source, first = iter(draws), "argument", 0
     if argument is None:
         argument, source = getattr(draws, "reference_draws", None), "draws.reference_draws"
     if argument is None:
+        first = n_reference
         argument = list(itertools.islice(iterator, n_reference))
         source = f"the first {n_reference} draws, set aside"
         if len(argument) < n_reference:
@@ -106,7 +114,10 @@ def _predictive_reference(
         )
     for index, draw in enumerate(argument):
         require_draw(draw, f"reference {index}")
-    return Reference(PredictiveMixture(argument), _apart(iterator, argument), source)
+    replicating = _apart(iterator, argument)
+    # a stack cannot be told apart from references that were passed by hand
+    stack = _stack(draws) if first else None
+    return Reference(PredictiveMixture(argument), replicating, source, stack=stack, first=first)
 
 
 def _apart(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+REGIME_WARNING, REGIME_REFUSAL = 0.2, 1.0
+
 
 class RegimeNumber:
     r"""Running regime number of a realised check, from the draws themselves.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,11 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from probinterp.criticism.multiplicity import Method, adjust
+from probinterp.criticism.ranking import Ranking, aggregate_p, rank_values
+from probinterp.criticism.refit_p import rank_two_sided, refit_rank_p, refit_t_p
+from probinterp.criticism.regime import REGIME_WARNING
+from probinterp.criticism.verdict import Verdict, find_verdict
+
 Kind = Literal["plugin", "predictive", "realised"]
 Check = Literal["pop-pc", "ppc"]
-Local = Literal["prior", "posterior"]
-
-REGIME_WARNING, REGIME_REFUSAL = 0.2, 1.0
+Local = Literal["prior", "posterior", "observed"]
+Axis = Literal["feature", "unit", "group"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +54,24 @@ class PopPCResult:
     reference
         Where the reference came from, in words.
     local
-        How the replicate's local latents were drawn: ``"prior"``, ``"posterior"``, or None
-        where the draws do not say.
+        How the replicate's local latents were drawn: from their ``"prior"``, from their
+        ``"posterior"`` given the compared data themselves, given an ``"observed"`` part of the
+        same units that is not compared, or None where the draws do not say.
     regime
         Regime number of a realised held-out check, else None.
     calibrated
         False where something known makes the p-value non-uniform under a correct model.
     notes
         What a reader of the p-value should know, in sentences.
+    axis
+        What the values of a vector stand for; None for a single number or where it is unknown.
+    labels
+        Names of the values of a vector, or None.
+    refitted
+        Excess discrepancies t* of data simulated from the fit and fitted anew, shape (B, ...), or
+        None without refit calibration.
+    n_effective
+        Effective number of draws where they are autocorrelated, or None.
 
     References
     ----------
@@ -78,6 +94,10 @@ class PopPCResult:
     regime: float | None
     calibrated: bool
     notes: tuple[str, ...]
+    axis: Axis | None = None
+    labels: tuple[str, ...] | None = None
+    refitted: Tensor | None = None
+    n_effective: float | None = None
 
     @property
     def n_draws(self) -> int:
@@ -121,26 +141,78 @@ class PopPCResult:
         replicates, which makes it a valid p-value at any S: Pr(p <= a) <= a, with equality
         up to 1 / (S + 1).
         """
-        upper = self._above + self.uniform * self._tied + 1
-        lower = self.n_draws + 2 - upper
-        return (2 * torch.minimum(upper, lower) / (self.n_draws + 1)).clamp(max=1)
+        return rank_two_sided(self._above, self._tied, self.uniform, self.n_draws)
+
+    @property
+    def excess(self) -> Tensor:
+        r"""Excess discrepancy of the data, :math:`t = \bar d^{new} - \bar d^{rep}`, shape (...)."""
+        return self.heldout.double().mean(0) - self.replicated.double().mean(0)
+
+    @property
+    def p_refit(self) -> Tensor | None:
+        r"""Two-sided rank of the excess among those of the refits, resolution 2 / (B + 1).
+
+        The one p-value of point-estimated globals that is calibrated whatever ``n_new`` is.
+        """
+        if self.refitted is None:
+            return None
+        return refit_rank_p(self.refitted, self.excess, self.uniform)
+
+    @property
+    def p_refit_t(self) -> Tensor | None:
+        r"""Two-sided p-value of the excess from a normal law of few refits.
+
+        .. math:: 2 \Pr\Big(T_{B-1} \ge \frac{|t - \bar t^*|}{s^* \sqrt{1 + 1 / B}}\Big)
+
+        Needs far fewer refits than the rank, and that t* is close to normal.
+        """
+        return None if self.refitted is None else refit_t_p(self.refitted, self.excess)
+
+    @property
+    def decided_by(self) -> Literal["draws", "refit rank", "refit t"]:
+        """Which p-value the decision rests on.
+
+        ``p_two_sided`` without refits; with them ``p_refit``, or ``p_refit_t`` where the rank among
+        so few refits could reject nothing at a level of .05.
+        """
+        if self.refitted is None:
+            return "draws"
+        resolves = 2 * self.uniform.numel() <= 0.05 * (len(self.refitted) + 1)
+        return "refit rank" if resolves else "refit t"
+
+    @property
+    def p_decision(self) -> Tensor:
+        """Two-sided p-value that adjustment and verdict rest on, see ``decided_by``."""
+        p = {"draws": self.p_two_sided, "refit rank": self.p_refit, "refit t": self.p_refit_t}
+        found = p[self.decided_by]
+        assert found is not None
+        return found
+
+    def adjusted(self, method: Method = "bh") -> Tensor:
+        """``p_decision`` adjusted over the values of a vector.
+
+        Parameters
+        ----------
+        method
+            ``"bh"``: Benjamini and Hochberg, false discovery rate; ``"holm"``: Holm, family-wise
+            error under any dependence.
+        """
+        return adjust(self.p_decision, method)
 
     @property
     def p_adjusted(self) -> Tensor:
-        """Two-sided p-values adjusted over features by Benjamini and Hochberg, shape (...)."""
-        if self.uniform.ndim == 0:
-            return self.p_two_sided
-        from scipy.stats import false_discovery_control  # slow to import, seldom needed
-
-        return torch.as_tensor(false_discovery_control(self.p_two_sided.numpy()))
+        """``p_decision`` adjusted over features by Benjamini and Hochberg, shape (...)."""
+        return self.adjusted()
 
     @property
     def mc_error(self) -> Tensor:
         r"""Monte-Carlo standard error of ``p_value``, :math:`\sqrt{p (1 - p) / S}`.
 
-        For autocorrelated draws (a Markov chain) it is too small.
+        S is the effective number of draws where it is known; otherwise the error is too small
+        for autocorrelated draws (a Markov chain).
         """
-        return (self.p_value * (1 - self.p_value) / self.n_draws).sqrt()
+        n_draws = min(self.n_draws, self.n_effective or math.inf)
+        return (self.p_value * (1 - self.p_value) / n_draws).sqrt()
 
     @cached_property
     def z(self) -> Tensor:
@@ -151,72 +223,84 @@ class PopPCResult:
         infinite where they differ; NaN for a single replicate.
         """
         replicated = self.replicated.double()
-        difference = self.heldout.double().mean(0) - replicated.mean(0)
+        difference = self.excess
         if self.n_draws == 1:
             return torch.full_like(difference, math.nan)
         return torch.where(difference == 0, 0.0, difference / replicated.std(0))
 
-    def verdict(self, alpha: float = 0.05) -> str:
-        """Say in one sentence what the check found.
+    @property
+    def n_new_in_regime(self) -> int | None:
+        """Held-out size at which the regime number would be at most .2, None where it is."""
+        if self.regime is None or self.regime <= REGIME_WARNING:
+            return None
+        return math.floor(self.n_new * (REGIME_WARNING / self.regime) ** 2)
+
+    def ranking(
+        self, labels: Sequence[str] | None = None, *, method: Method = "bh", alpha: float = 0.05
+    ) -> Ranking:
+        """Values of a vector in order of their effect size, the worst fit first.
 
         Parameters
         ----------
-        alpha
-            Level of the two-sided test, or false discovery rate over features.
-
-        Returns
-        -------
-        str
-            One English sentence. No verdict is given for a realised check out of its regime,
-            or when there are too few draws to reach ``alpha``.
+        labels
+            Names of the values; default those of the result, else their numbers from 0.
+        method, alpha
+            How p-values are adjusted, and the level at which they are rejected.
 
         Raises
         ------
         ValueError
-            If ``alpha`` does not lie between 0 and 1.
+            If the result is a single number, or there are not as many labels as values.
         """
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}.")
-        resolution = 2 / (self.n_draws + 1)
-        realised = self.kind == "realised" and self.check == "pop-pc"
-        if realised and (self.regime is None or self.regime > REGIME_REFUSAL):
-            number = "is unknown" if self.regime is None else f"{self.regime:.3g} is above 1"
-            return (
-                f"No verdict on {self.discrepancy}: the regime number {number}, so that this "
-                "realised check is power-limited or degenerate; use kind='plugin'."
-            )
-        if resolution > alpha:
-            return (
-                f"No verdict on {self.discrepancy}: {self.n_draws} draws cannot give a p-value "
-                f"below {resolution:.2g}, and the level is {alpha:g}."
-            )
-        finding = self._overall(alpha) if self.uniform.numel() == 1 else self._each(alpha)
-        return finding + ("." if self.calibrated else "; the p-value is not calibrated.")
+        return rank_values(self, labels, method, alpha)
 
-    @property
-    def _data(self) -> str:
-        return "held-out" if self.check == "pop-pc" else "fitted"
+    def aggregate(self, statistic: Literal["maximum", "sum"] = "maximum") -> float:
+        r"""One p-value for all values of a vector together, whatever their dependence.
 
-    def _overall(self, alpha: float) -> str:
-        p, z = self.p_two_sided.item(), self.z.item()
-        found = "shows misfit" if p <= alpha else "shows no misfit"
-        side = "above" if z >= 0 else "below"
-        return (
-            f"{self.discrepancy} {found}: its {self._data} value "
-            f"{self.heldout.double().mean().item():.4g} lies {abs(z):.2g} sd {side} the mean of "
-            f"{self.n_draws} replicates (two-sided p = {p:.2g})"
-        )
+        The largest :math:`|z_j|`, or the sum of squares, of the data is ranked among those of the
+        replicates, every row standardised by all S + 1 rows: exactly uniform when the data are
+        exchangeable with the replicates.
 
-    def _each(self, alpha: float) -> str:
-        failing = int((self.p_adjusted <= alpha).sum())
-        noun = "feature" if self.uniform.numel() == self.n_features else "value"
-        found = f"shows misfit in {failing}" if failing else "shows no misfit in any"
-        worst = int(self.z.abs().argmax())
-        return (
-            f"{self.discrepancy} {found} of {self.uniform.numel()} {noun}s of the {self._data} "
-            f"data at a false discovery rate of {alpha:g}; the largest effect is "
-            f"{self.z[worst].item():+.2g} sd at {noun} {worst} ({self.n_draws} replicates)"
-        )
+        Raises
+        ------
+        ValueError
+            If the result is a single number, or of a realised check.
+        """
+        return aggregate_p(self, statistic)
+
+    def verdict(
+        self,
+        alpha: float = 0.05,
+        *,
+        labels: Sequence[str] | None = None,
+        method: Method = "bh",
+        noun: str | None = None,
+    ) -> Verdict:
+        """Say what fails, how badly and with what certainty.
+
+        Parameters
+        ----------
+        alpha
+            Level of the two-sided test, or of the adjusted p-values of a vector.
+        labels
+            Names of the values of a vector; default those of the result.
+        method
+            Adjustment over the values of a vector.
+        noun
+            What one value of a vector is called, for instance ``"gene"``; default its axis.
+
+        Returns
+        -------
+        Verdict
+            Its ``str`` is one English sentence. No verdict is given for a realised check out of
+            its regime, or when there are too few draws to reach ``alpha``.
+
+        Raises
+        ------
+        ValueError
+            If ``alpha`` does not lie between 0 and 1, or labels do not fit.
+        """
+        return find_verdict(self, alpha, labels, method, noun)
 
     def summary(self, alpha: float = 0.05) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON; values per feature are lists.
@@ -234,9 +318,9 @@ class PopPCResult:
         """
         settings = (
             "check discrepancy kind n_draws n_new n_features n_obs seed reference local regime "
-            "calibrated"
+            "calibrated axis n_effective"
         ).split()
-        values = "p_value p_randomised p_rank p_two_sided p_adjusted mc_error z".split()
+        values = "p_value p_randomised p_rank p_two_sided p_decision p_adjusted mc_error z".split()
         return (
             {name: getattr(self, name) for name in settings}
             | {name: _plain(getattr(self, name)) for name in values}
@@ -244,7 +328,8 @@ class PopPCResult:
                 "heldout": _plain(self.heldout.double().mean(0)),
                 "replicated": _plain(self.replicated.double().mean(0)),
                 "notes": list(self.notes),
-                "verdict": self.verdict(alpha),
+                "n_refits": None if self.refitted is None else len(self.refitted),
+                "verdict": str(self.verdict(alpha)),
             }
         )
 

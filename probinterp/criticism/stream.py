@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from probinterp.criticism.draws import Discrepancy
-from probinterp.criticism.reference import Reference, require_draw
+from probinterp.criticism.blocks import (
+    Block,
+    SharedLikelihood,
+    blocks,
+    evaluate_block,
+    require_tensor,
+)
+from probinterp.criticism.draws import Discrepancy, PredictiveDraw
+from probinterp.criticism.reference import Reference
 from probinterp.criticism.regime import RegimeNumber
+from probinterp.criticism.stopping import SequentialStop
 
 
 class StreamedValues(NamedTuple):
@@ -19,51 +29,112 @@ class StreamedValues(NamedTuple):
 
     heldout: Tensor  # (S, ...) where d is evaluated at each draw, else (1, ...)
     replicated: Tensor  # (S, ...)
+    uniform: Tensor  # (...), breaks ties
+    decided: bool | None  # whether a sequential stop was certain of all decisions
+
+
+class Streamed(NamedTuple):
+    """What one pass over the draws gives."""
+
+    values: dict[str, StreamedValues]
     regime: float | None
 
 
 def stream(
-    reference: Reference, x: Tensor, discrepancy: Discrepancy, regime: RegimeNumber | None
-) -> StreamedValues:
-    """Evaluate the discrepancy of ``x`` and of one replicate per draw.
+    reference: Reference,
+    x: Tensor,
+    suite: Mapping[str, Discrepancy],
+    *,
+    tie_seed: int,
+    regime: RegimeNumber | None = None,
+    stop: SequentialStop | None = None,
+) -> Streamed:
+    """Evaluate discrepancies of ``x`` and of one replicate per draw, all in one pass.
 
     Parameters
     ----------
     reference
-        Where the discrepancy is evaluated, and the draws that replicate.
+        Where the discrepancies are evaluated, and the draws that replicate.
     x
         The compared data, shape (N, G).
-    discrepancy
-        Pure function ``(x, draw) -> Tensor``.
+    suite
+        Pure functions ``(x, draw) -> Tensor`` by name.
+    tie_seed
+        Seed of the uniform numbers that break ties, the same for every discrepancy.
     regime
         Accumulator that is shown the likelihood of ``x`` under each draw, or None.
+    stop
+        When to stop drawing, or None for all draws.
 
     Raises
     ------
     TypeError, ValueError
         If a draw, a replicate or a discrepancy is not what it should be.
     """
-    heldout, replicated, totals = _Rows(), _Rows(), _Rows()
-    for index, draw in enumerate(reference.replicating):
-        require_draw(draw, f"draw {index}")
-        at = draw if reference.draw is None else reference.draw
-        x_rep = draw.replicate()
-        _require_like(x_rep, x, index)
-        if len(heldout) == 0 or reference.draw is None:
-            heldout.append(_require_value(discrepancy(x, at), heldout))
-        replicated.append(_require_value(discrepancy(x_rep, at), heldout))
-        totals.append(x_rep.sum())
+    columns = {name: _Column(name, d, tie_seed) for name, d in suite.items()}
+    totals, n_draws = _Rows(), 0
+    look = math.inf if stop is None else stop.first_look
+    for block in blocks(reference, x):
+        at = SharedLikelihood(block.draw if reference.draw is None else reference.draw)
+        for column in columns.values():
+            column.evaluate(x, block, at, again=reference.draw is None)
+        totals.extend(block.stacked.sum((1, 2)))
         if regime is not None:
-            regime.update(draw.likelihood(x))
-    if len(replicated) == 0:
+            regime.update(at.likelihood(x))  # of this very draw: only realised checks ask
+        n_draws += len(block.rows)
+        if stop is not None and n_draws >= look:
+            if all(column.decided(stop) for column in columns.values()):
+                break
+            look = stop.next_look(n_draws)
+        del block, at  # one replicate at a time: the next one is made after this one is gone
+    if n_draws == 0:
         raise ValueError("draws is empty: there is nothing to replicate from.")
     # One look at the end: on a GPU, a look per draw would wait for the device each time.
     _require_numbers(totals.stacked(), "replicate() returned NaN in draw {}.")
-    return StreamedValues(
-        _require_numbers(heldout.stacked(), "the discrepancy of the data is NaN (draw {})."),
-        _require_numbers(replicated.stacked(), "the discrepancy of replicate {} is NaN."),
-        None if regime is None else regime.value(),
-    )
+    values = {name: column.finish(stop) for name, column in columns.items()}
+    return Streamed(values, None if regime is None else regime.value())
+
+
+class _Column:
+    """One discrepancy: its values so far."""
+
+    def __init__(self, name: str, discrepancy: Discrepancy, tie_seed: int) -> None:
+        self.name, self.discrepancy, self.tie_seed = name, discrepancy, tie_seed
+        self.heldout, self.replicated = _Rows(), _Rows()
+
+    def evaluate(self, x: Tensor, block: Block, at: PredictiveDraw, *, again: bool) -> None:
+        """Add the values of a block of replicates, and that of ``x`` if it is wanted again."""
+        if again or len(self.heldout) == 0:
+            value = _require_value(self.discrepancy(x, at), self.heldout)
+            self.heldout.extend(value.unsqueeze(0))
+        values = evaluate_block(self.discrepancy, block, at)
+        _require_value(values[0], self.heldout)
+        self.replicated.extend(values)
+
+    @cached_property
+    def uniform(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.tie_seed)
+        shape = self.replicated.stacked().shape[1:]
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    def decided(self, stop: SequentialStop) -> bool:
+        """Whether the decisions on all values are certain."""
+        replicated, heldout = self.replicated.stacked(), self.heldout.stacked()
+        above = (replicated > heldout).sum(0).cpu()
+        tied = (replicated == heldout).sum(0).cpu()
+        return bool(stop.decided(above + self.uniform * tied, len(replicated)).all())
+
+    def finish(self, stop: SequentialStop | None) -> StreamedValues:
+        """Values on the CPU."""
+        decided = None if stop is None else self.decided(stop)
+        of_data = f"{self.name}: the discrepancy of the data is NaN (draw {{}})."
+        of_replicate = f"{self.name}: the discrepancy of replicate {{}} is NaN."
+        return StreamedValues(
+            _require_numbers(self.heldout.stacked(), of_data),
+            _require_numbers(self.replicated.stacked(), of_replicate),
+            self.uniform,
+            decided,
+        )
 
 
 class _Rows:
@@ -81,13 +152,14 @@ class _Rows:
     def __len__(self) -> int:
         return self._length
 
-    def append(self, value: Tensor) -> None:
+    def extend(self, values: Tensor) -> None:
+        length = self._length + len(values)
         if self._buffer is None:
-            self._buffer = value.new_empty((1, *value.shape))
-        elif self._length == len(self._buffer):
+            self._buffer = torch.empty_like(values)
+        while length > len(self._buffer):
             self._buffer = torch.cat([self._buffer, torch.empty_like(self._buffer)])
-        self._buffer[self._length] = value
-        self._length += 1
+        self._buffer[self._length : length] = values
+        self._length = length
 
     def stacked(self) -> Tensor:
         assert self._buffer is not None
@@ -110,25 +182,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _require_like(x_rep: object, x: Tensor, index: int) -> None:
-    if not isinstance(x_rep, Tensor):
-        raise TypeError(
-            f"replicate() must return a torch.Tensor, got {type(x_rep).__name__} in draw {index}."
-        )
-    if x_rep.shape != x.shape:
-        raise ValueError(
-            f"replicate() must return the shape of the data, {tuple(x.shape)}, "
-            f"got {tuple(x_rep.shape)} in draw {index}."
-        )
-    if x_rep.device != x.device:
-        raise ValueError(
-            f"replicate() must return data on {x.device}, got {x_rep.device} in draw {index}."
-        )
-
-
-def _require_value(value: object, previous: _Rows) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"the discrepancy must return a torch.Tensor, got {type(value).__name__}.")
+def _require_value(returned: object, previous: _Rows) -> Tensor:
+    value = require_tensor(returned)
     if value.ndim > 1 or value.numel() == 0:
         raise ValueError(
             "the discrepancy must return a scalar or one value per feature or unit, "

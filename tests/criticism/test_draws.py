@@ -3,7 +3,7 @@ import re
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, Poisson
 
 from probinterp.criticism import FunctionDraw, PredictiveDraw, PredictiveMixture, discrepancies
 
@@ -84,3 +84,21 @@ def test_mixture_needs_a_draw():
     message = "PredictiveMixture needs at least one reference draw, got none."
     with pytest.raises(ValueError, match=re.escape(message)):
         PredictiveMixture([])
+
+
+def test_marginals_of_a_mixture_equal_the_written_out_ones():
+    rates = [1.0, 2.0, 3.0]
+    laws = [Independent(Poisson(torch.full((50, 4), rate)), 1) for rate in rates]
+    draws = [FunctionDraw(law.sample, lambda x, law=law: law) for law in laws]
+    x = laws[1].sample()
+    each = torch.stack([Poisson(torch.tensor(rate)).log_prob(x) for rate in rates])
+    expected = each.logsumexp(0) - math.log(3)
+    mixture = PredictiveMixture(draws)
+    found = discrepancies.per_feature(discrepancies.mean_negative_log_likelihood)(x, mixture)
+    torch.testing.assert_close(found, -expected.mean(0))
+    marginal = mixture.likelihood(x).marginals()
+    cdf = sum(torch.special.gammaincc(x + 1, torch.full_like(x, rate)) for rate in rates) / 3
+    torch.testing.assert_close(marginal.cdf(x), cdf)
+    torch.testing.assert_close(marginal.mean, torch.full((50, 4), 2.0))
+    assert marginal.support.is_discrete
+    assert 0 < discrepancies.pit_uniformity(x, mixture).item() < 1

@@ -46,7 +46,7 @@ def test_a_full_posterior_gives_neither_warning_nor_note():
 
 
 def test_point_estimates_warn_unless_the_held_out_set_is_small():
-    with pytest.warns(HeldoutSizeWarning, match="here n_new = 20 and n_obs = 199"):
+    with pytest.warns(HeldoutSizeWarning, match="refits; here n_new = 20 and n_obs = 199"):
         result = check(Draws(point_estimate=True, n_obs=199))
     assert not result.calibrated
     with pytest.warns(PointEstimateWarning, match="Pass n_obs to judge by how much."):
@@ -85,7 +85,7 @@ def test_realised_checks_warn_by_their_regime_number(spread, text):
         result = check(Draws(spread, n_draws=1500), kind="realised")
     assert result.regime == pytest.approx(spread**2 * math.sqrt(120), rel=0.15)
     assert not result.calibrated
-    assert result.verdict().startswith("No verdict") == (spread == 1.0)
+    assert (result.verdict().decision == "no verdict") == (spread == 1.0)
 
 
 def test_realised_checks_are_silent_inside_the_regime():

@@ -1,0 +1,100 @@
+"""Replicates in blocks: one at a time, or a stack where the draws have them stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from probinterp.criticism.draws import Discrepancy, PredictiveDraw
+from probinterp.criticism.reference import Reference, require_draw
+
+BLOCK_VALUES = 2**20  # entries of a stack of replicates, at least one replicate
+
+
+class Block(NamedTuple):
+    """Some replicates, and the draw that they belong to or at which they are evaluated."""
+
+    draw: PredictiveDraw
+    stacked: Tensor  # (C, N, G)
+    rows: tuple[Tensor, ...]  # the same, C times (N, G)
+
+
+class SharedLikelihood:
+    """A draw that remembers its two latest likelihoods, for several discrepancies of a block."""
+
+    def __init__(self, draw: PredictiveDraw) -> None:
+        self._draw = draw
+        self._latest: list[tuple[Tensor, Distribution]] = []
+
+    def replicate(self) -> Tensor:
+        """Pass on to the draw."""
+        return self._draw.replicate()
+
+    def likelihood(self, x: Tensor) -> Distribution:
+        """Likelihood of ``x``, computed once for the same tensor."""
+        for known, likelihood in self._latest:
+            if known is x:
+                return likelihood
+        likelihood = self._draw.likelihood(x)
+        self._latest = [*self._latest[-1:], (x, likelihood)]
+        return likelihood
+
+
+def blocks(reference: Reference, x: Tensor) -> Iterator[Block]:
+    """Replicates of all draws in turn, stacked where draws allow it and d stays at one draw.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a draw or a replicate is not what it should be.
+    """
+    stack, at = reference.stack, reference.draw
+    if stack is not None and at is not None:
+        size = max(1, BLOCK_VALUES // x.numel())
+        for start in range(reference.first, len(stack), size):
+            stop = min(start + size, len(stack))
+            chunk = stack.replicate_chunk(start, stop)
+            _require_like(chunk, (stop - start, *x.shape), x, f"replicate_chunk({start}, {stop})")
+            yield Block(at, chunk, chunk.unbind())
+            del chunk  # before the next one is made
+        return
+    for index, draw in enumerate(reference.replicating):
+        require_draw(draw, f"draw {index}")
+        x_rep = draw.replicate()
+        _require_like(x_rep, tuple(x.shape), x, f"replicate() of draw {index}")
+        yield Block(draw, x_rep.unsqueeze(0), (x_rep,))
+        del x_rep  # before the next one is made
+
+
+def evaluate_block(discrepancy: Discrepancy, block: Block, at: PredictiveDraw) -> Tensor:
+    """Values (C, ...) of the discrepancy, all replicates of the block at once where it can."""
+    if len(block.rows) > 1:
+        try:
+            return torch.vmap(lambda x: discrepancy(x, at))(block.stacked)
+        except (RuntimeError, ValueError, TypeError):
+            pass  # control flow that depends on the data: one replicate after the other
+    return torch.stack([require_tensor(discrepancy(x, at)) for x in block.rows])
+
+
+def require_tensor(value: object) -> Tensor:
+    """Raise TypeError unless a discrepancy returned a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the discrepancy must return a torch.Tensor, got {type(value).__name__}.")
+    return value
+
+
+def _require_like(made: object, shape: tuple[int, ...], x: Tensor, source: str) -> None:
+    if not isinstance(made, Tensor):
+        raise TypeError(f"{source} must return a torch.Tensor, got {type(made).__name__}.")
+    if made.shape != shape:
+        raise ValueError(
+            f"{source} must return the shape of the data, {shape}, got {tuple(made.shape)}."
+        )
+    if made.device != x.device:
+        raise ValueError(f"{source} must return data on {x.device}, got {made.device}.")
+    if made.dtype != x.dtype:  # rounding would break ties and shift the comparison
+        raise TypeError(f"{source} must return {x.dtype} like the data, got {made.dtype}.")

@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+
+
+def test_misfit_and_no_misfit_of_one_number(result):
+    replicates = torch.linspace(-1, 1, 99)
+    found = result([4.0], replicates).verdict()
+    assert str(found) == (
+        "d shows misfit: its held-out value 4 lies 6.8 sd above the mean of 99 replicates "
+        "(two-sided p = 0.02)."
+    )
+    assert (found.decision, found.passed, found.p_value) == ("misfit", False, 0.02)
+    assert (found.n_rejected, found.n_values, found.worst) == (1, 1, ())
+    assert found.effect == pytest.approx(4 / replicates.double().std().item())
+    found = result([-0.001], replicates).verdict()
+    assert str(found) == (
+        "d shows no misfit: its held-out value -0.001 lies 0.0017 sd below the mean of "
+        "99 replicates (two-sided p = 1)."
+    )
+    assert (found.decision, found.passed, found.n_rejected) == ("no misfit", True, 0)
+
+
+def test_vector_names_the_worst_values(result):
+    replicates = torch.randn(399, 4).double()
+    found = result([[0.0, -9.0, 0.0, 7.0]], replicates, n_features=4)
+    verdict = found.verdict(labels=["IGJ", "CD79A", "NKG7", "LYZ"])
+    z = found.z.tolist()
+    assert str(verdict).startswith(
+        "d shows misfit in 2 of 4 features of the held-out data at a false discovery rate of "
+        f"0.05; largest effects in sd: CD79A {z[1]:+.2g}, LYZ {z[3]:+.2g}, "
+    )
+    assert str(verdict).endswith(" (399 replicates).")
+    assert verdict.worst[:2] == ("CD79A", "LYZ")
+    assert (verdict.n_rejected, verdict.n_values, verdict.effect) == (2, 4, z[1])
+    assert "feature 1 -" in str(found.verdict())
+    assert "family-wise error of 0.05" in str(found.verdict(method="holm"))
+    none = result([[0.0] * 4], replicates).verdict()
+    assert str(none).startswith("d shows no misfit in any of 4 values of the held-out data")
+    assert none.passed
+
+
+def test_names_and_axis_come_from_the_result(result):
+    groups = result(
+        [[5.0, 0.0]], torch.randn(99, 2).double(), axis="group", labels=("healthy", "NSCLC")
+    )
+    assert "misfit in 1 of 2 groups" in str(groups.verdict())
+    assert groups.verdict().worst == ("healthy", "NSCLC")
+
+
+def test_infinite_effects_are_counted(result):
+    mixed = result([[2.0, 2.0]], [[1.0, 0.0], [1.0, 1.0]] * 60).verdict()
+    assert "largest effects in sd: feature 1 +3, 1 infinite (replicates do not vary)" in str(mixed)
+    alone = result([[2.0, 1.0]], [[1.0, 1.0]] * 120).verdict()
+    assert "feature 1 +0, 1 infinite" in str(alone)
+    assert alone.worst == ("feature 0", "feature 1")
+
+
+def test_what_is_not_calibrated_is_said(result):
+    found = result([4.0], torch.arange(99.0), calibrated=False, check="ppc").verdict()
+    assert "its fitted value 4" in str(found)
+    assert str(found).endswith("; the p-value is not calibrated.")
+    assert not found.calibrated
+
+
+def test_no_verdict_where_none_is_possible(result):
+    few = result([4.0], torch.arange(9.0))
+    assert str(few.verdict()) == (
+        "No verdict on d: 9 draws cannot give a p-value below 0.2, and the level is 0.05."
+    )
+    assert few.verdict().passed is None
+    assert "shows" in str(few.verdict(alpha=0.3))
+    values = torch.zeros(99)
+    refused = result(values, values, kind="realised", regime=5.0, calibrated=False, n_new=1000)
+    assert str(refused.verdict()) == (
+        "No verdict on d: the regime number 5 is above 1, so that this realised check is "
+        "power-limited or degenerate; use kind='plugin', or at most 1 held-out rows."
+    )
+    assert refused.n_new_in_regime == 1  # 1000 (.2 / 5)^2 = 1.6
+    assert "is unknown" in str(result(values, values, kind="realised").verdict())
+    assert "shows" in str(result(values, values, kind="realised", regime=0.1).verdict())
+    assert result(values, values, kind="realised", regime=0.1).n_new_in_regime is None
+    assert "shows" in str(result(values, values, kind="realised", check="ppc").verdict())
+
+
+def test_too_few_draws_for_single_values_give_no_verdict_unless_some_are_rejected(result):
+    few = result([[0.0] * 10], torch.randn(99, 10).double()).verdict()  # needs 2 * 10 / .05 = 400
+    assert few.decision == "no verdict"
+    assert "99 replicates are too few to reject single values among 10" in str(few)
+    many = result([[9.0] * 10], torch.randn(99, 10).double()).verdict()
+    assert (many.decision, many.n_rejected) == ("misfit", 10)
+
+
+def test_refits_carry_the_decision(result):
+    """Excess 4 - 49: extreme among the replicates, ordinary among the refits."""
+    refits = torch.linspace(-100, 100, 59).double()
+    found = result([4.0], torch.arange(99.0), refitted=refits)
+    assert found.decided_by == "refit rank"
+    assert found.verdict().decision == "no misfit"
+    assert "among 59 refits" in str(found.verdict())
+    assert result([4.0], torch.arange(99.0), refitted=refits[:20]).decided_by == "refit t"
+    assert result([4.0], torch.arange(99.0), refitted=refits[:2]).verdict().decision != "no verdict"
+    strict = result([4.0], torch.arange(99.0), refitted=refits).verdict(alpha=0.01)
+    assert "59 refits cannot give a p-value below 0.033" in str(strict)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -1.0, math.nan])
+def test_impossible_levels_are_refused(result, alpha):
+    with pytest.raises(ValueError, match="alpha must lie between 0 and 1, got"):
+        result([4.0], torch.arange(99.0)).verdict(alpha)
