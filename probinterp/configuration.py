@@ -39,3 +39,35 @@ class Configured:
 
 def _describe(value: Any) -> Any:
     return value.configuration if isinstance(value, Configured) else value
+
+
+def construct(described: Any) -> Any:
+    """Make an object again from its ``configuration``; other values are returned as they are.
+
+    Classes are found by name among those that derive from :class:`Configured`; a class of the
+    user's own must have been imported before.
+
+    Raises
+    ------
+    LookupError
+        If no class, or more than one, has the name.
+    TypeError
+        If the constructor does not take the arguments.
+    """
+    if not (isinstance(described, dict) and {"class", "arguments"} <= described.keys()):
+        return described
+    name = described["class"]
+    found = [cls for cls in _descendants(Configured) if cls.__name__ == name]
+    if len(found) != 1:
+        problem = "no class" if not found else "more than one class"
+        raise LookupError(f"{name!r} is needed, but {problem} of that name is imported.")
+    arguments = {key: construct(value) for key, value in described["arguments"].items()}
+    try:
+        return found[0](**arguments)
+    except TypeError as error:
+        raise TypeError(f"cannot make {name} again: {error}") from error
+
+
+def _descendants(cls: type) -> list[type]:
+    children: list[type] = cls.__subclasses__()
+    return children + [below for child in children for below in _descendants(child)]

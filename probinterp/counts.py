@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from pyro import distributions as dist
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -84,20 +85,28 @@ class NegativeBinomial(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         log_mean, value = torch.broadcast_tensors(self.log_mean, value)
-        compute = _dense_log_prob if value.is_cuda else _SparseLogProb.apply
-        return compute(log_mean, self.inverse_dispersion, value)
+        if value.is_cuda:
+            terms = _dense_log_prob(log_mean, self.inverse_dispersion, value)
+            return terms.sum(-1).to(log_mean.dtype)
+        return _SparseLogProb.apply(log_mean, self.inverse_dispersion, value)
+
+    def feature_log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of each count of ``value`` (..., G), the same shape."""
+        terms = _dense_log_prob(self.log_mean, self.inverse_dispersion, value)
+        return terms.to(self.log_mean.dtype)
+
+    def marginals(self) -> TorchDistribution:
+        """Distribution of every count, batch shape (..., G)."""
+        logits = self.log_mean - self.inverse_dispersion.log()
+        return dist.NegativeBinomial(self.inverse_dispersion, logits=logits, validate_args=False)
 
 
 def _dense_log_prob(log_mean: Tensor, dispersion: Tensor, value: Tensor) -> Tensor:
-    """Log probability summed over features, every term at every entry."""
+    """Log probability of every entry in double precision."""
     r, x = dispersion.double(), value.double()
     logits = log_mean.double() - r.log()
     terms = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
-    return (
-        (terms + x * logits - (x + r) * softplus(logits, threshold=EXACT))
-        .sum(-1)
-        .to(log_mean.dtype)
-    )
+    return terms + x * logits - (x + r) * softplus(logits, threshold=EXACT)
 
 
 class _SparseLogProb(torch.autograd.Function):
@@ -253,6 +262,11 @@ class MultinomialCounts(TorchDistribution):
         coefficient = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
         return coefficient + (value * self.logits).sum(-1)
 
+    def marginals(self) -> TorchDistribution:
+        """Distribution of every count given the total of its row, batch shape (..., G)."""
+        total = self.total.unsqueeze(-1).expand(self.logits.shape)
+        return dist.Binomial(total, probs=self.logits.exp(), validate_args=False)
+
 
 class RoundedLogNormal(TorchDistribution):
     r"""Counts whose shifted logarithm is normal, rounded to whole numbers.
@@ -301,6 +315,10 @@ class RoundedLogNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Log probability, :math:`\log[\Phi(u) - \Phi(l)]` summed over features."""
+        return self.feature_log_prob(value).sum(-1)
+
+    def feature_log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of each count of ``value`` (..., G), the same shape."""
         upper = self._standardised(value + 0.5)
         lower = self._standardised((value - 0.5).clamp_min(0.0))
         # work in the tail where both are small: Phi(u) - Phi(l) = Phi(-l) - Phi(-u)
@@ -309,7 +327,12 @@ class RoundedLogNormal(TorchDistribution):
         low = torch.special.log_ndtr(torch.where(flipped, -upper, lower))
         between = high + torch.log1p(-(low - high).clamp(max=-1e-7).exp())
         at_zero = torch.special.log_ndtr(upper)
-        return torch.where(value == 0, at_zero, between).sum(-1)
+        return torch.where(value == 0, at_zero, between)
+
+    def feature_cdf(self, value: Tensor) -> Tensor:
+        """Distribution function at each entry of ``value`` (..., G), the same shape."""
+        inside = torch.special.ndtr(self._standardised(value.clamp_min(0.0).floor() + 0.5))
+        return torch.where(value < 0, 0.0, inside)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw counts."""
@@ -323,21 +346,29 @@ class RoundedLogNormal(TorchDistribution):
     def mean(self) -> Tensor:
         r""":math:`s\,E[\max(e^y - 1, 0)]`, shape (..., G)."""
         first, _ = self._moments()
-        return self.size_factor * first
+        return (self.size_factor * first).to(self.loc.dtype)
 
     @property
     def variance(self) -> Tensor:
-        r""":math:`s^2\,\mathrm{Var}[\max(e^y - 1, 0)]`, shape (..., G)."""
+        r""":math:`\max(s^2\,\mathrm{Var}[\max(e^y - 1, 0)],\ f (1 - f))`, shape (..., G).
+
+        f is the fractional part of the mean: no integer has a smaller variance. It decides for
+        rare counts, whose variance comes from rounding.
+        """
         first, second = self._moments()
-        return self.size_factor.square() * (second - first.square())
+        fraction = (self.size_factor * first).frac()
+        spread = self.size_factor.square() * (second - first.square())
+        return torch.maximum(spread, fraction * (1 - fraction)).to(self.loc.dtype)
 
     def _standardised(self, count: Tensor) -> Tensor:
         return (torch.log1p(count / self.size_factor) - self.loc) / self.scale
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        variance, ratio = self.scale.square(), self.loc / self.scale
-        at = [torch.special.ndtr(ratio + k * self.scale) for k in range(3)]
-        once = (self.loc + variance / 2).exp()
-        twice = (2 * self.loc + 2 * variance).exp()
+        # float64: differences of nearly equal numbers, negative in float32 for rare counts
+        loc, scale = self.loc.double(), self.scale.double()
+        variance, ratio = scale.square(), loc / scale
+        at = [torch.special.ndtr(ratio + k * scale) for k in range(3)]
+        once = (loc + variance / 2).exp()
+        twice = (2 * loc + 2 * variance).exp()
         first = once * at[1] - at[0]
         return first, twice * at[2] - 2 * once * at[1] + at[0]

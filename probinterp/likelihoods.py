@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probinterp.configuration import Configured
 from probinterp.counts import MultinomialCounts, NegativeBinomial, RoundedLogNormal
+from probinterp.masks import complete_or_masked, filled, std_mean
 
 LARGEST_LOG_MEAN = 15.0  # exp(15) = 3.3e6 counts; keeps early steps of training finite
 INITIAL_SCALE = 0.3  # of a standard deviation; 1 makes posteriors collapse
@@ -28,6 +29,10 @@ class ObservedBatch(Protocol):
     @property
     def size_factor(self) -> Tensor | None:
         """Relative library size, shape (B,), or None."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """True where an entry of ``x`` is observed, shape (B, G), or None where all are."""
 
 
 Features = slice | Tensor
@@ -62,7 +67,8 @@ class Likelihood(Configured, nn.Module, ABC):
         Returns
         -------
         TorchDistribution
-            With batch shape (..., B) and event shape (G',).
+            With batch shape (..., B) and event shape (G',). Features that ``batch.mask`` leaves
+            out do not enter its log density.
         """
 
     @abstractmethod
@@ -71,7 +77,10 @@ class Likelihood(Configured, nn.Module, ABC):
 
     @abstractmethod
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
-        """What an encoder should see of the batch, shape (B, G)."""
+        """What an encoder should see of the batch, shape (B, G).
+
+        Entries that are not observed stand at a typical value of their feature.
+        """
 
     @abstractmethod
     def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
@@ -123,12 +132,13 @@ class GaussianLikelihood(Likelihood):
         self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
     ) -> TorchDistribution:
         """Normal distribution around eta."""
-        return dist.Normal(eta, self.log_scale[features].exp()).to_event(1)
+        normal = dist.Normal(eta, self.log_scale[features].exp()).to_event(1)
+        return complete_or_masked(normal, batch.mask, features)
 
     @torch.no_grad()
     def initialize(self, batch: ObservedBatch) -> None:
         """Start at 0.3 standard deviations, which avoids posterior collapse."""
-        spread, center = torch.std_mean(batch.x, dim=0, correction=0)
+        spread, center = std_mean(batch.x, batch.mask)
         self.center.copy_(center)
         self.spread.copy_(torch.where(spread > SMALLEST_SCALE, spread, 1.0))
         self.log_scale.copy_((INITIAL_SCALE * spread).clamp_min(SMALLEST_SCALE).log())
@@ -150,7 +160,7 @@ class GaussianLikelihood(Likelihood):
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Features standardised by the means and deviations seen at initialisation."""
-        return (batch.x - self.center) / self.spread
+        return filled((batch.x - self.center) / self.spread, batch.mask, 0.0)
 
 
 class NegativeBinomialLikelihood(Likelihood):
@@ -186,13 +196,14 @@ class NegativeBinomialLikelihood(Likelihood):
         """Negative binomial distribution with mean ``size_factor * exp(intercept + eta)``."""
         offset = _size_factor(batch).log().unsqueeze(-1)
         log_mean = (eta + self.intercept[features] + offset).clamp(max=LARGEST_LOG_MEAN)
-        return NegativeBinomial(log_mean, self.log_inverse_dispersion[features].exp())
+        counts = NegativeBinomial(log_mean, self.log_inverse_dispersion[features].exp())
+        return complete_or_masked(counts, batch.mask, features)
 
     @torch.no_grad()
     def initialize(self, batch: ObservedBatch) -> None:
         """Start at the log mean of x / s and at the moment estimate of r."""
-        variance, mean = torch.var_mean(self._normalized(batch), dim=0, correction=0)
-        excess = (variance - mean).clamp_min(torch.finfo(mean.dtype).tiny)
+        spread, mean = std_mean(self._normalized(batch), batch.mask)
+        excess = (spread.square() - mean).clamp_min(torch.finfo(mean.dtype).tiny)
         self.intercept.copy_(mean.clamp_min(1e-4).log())
         self.log_inverse_dispersion.copy_((mean.square() / excess).clamp(0.1, 100.0).log())
 
@@ -202,8 +213,8 @@ class NegativeBinomialLikelihood(Likelihood):
         return torch.zeros_like(one), one
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
-        """Return log(1 + x / s)."""
-        return self._normalized(batch).log1p()
+        """Return log(1 + x / s), at the mean for eta = 0 where not observed."""
+        return filled(self._normalized(batch).log1p(), batch.mask, self.intercept.exp().log1p())
 
     @staticmethod
     def _normalized(batch: ObservedBatch) -> Tensor:
@@ -242,12 +253,13 @@ class RoundedLogNormalLikelihood(Likelihood):
     ) -> TorchDistribution:
         """Rounded log-normal distribution around ``intercept + eta``."""
         scale = self.log_scale[features].exp()
-        return RoundedLogNormal(eta + self.intercept[features], scale, _size_factor(batch))
+        counts = RoundedLogNormal(eta + self.intercept[features], scale, _size_factor(batch))
+        return complete_or_masked(counts, batch.mask, features)
 
     @torch.no_grad()
     def initialize(self, batch: ObservedBatch) -> None:
         """Start at the means and standard deviations of log(1 + x / s)."""
-        spread, center = torch.std_mean(self._logged(batch), dim=0, correction=0)
+        spread, center = std_mean(self._logged(batch), batch.mask)
         self.center.copy_(center)
         self.spread.copy_(torch.where(spread > SMALLEST_SCALE, spread, 1.0))
         self.intercept.copy_(center)
@@ -260,7 +272,7 @@ class RoundedLogNormalLikelihood(Likelihood):
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return log(1 + x / s), standardised as seen at initialisation."""
-        return (self._logged(batch) - self.center) / self.spread
+        return filled((self._logged(batch) - self.center) / self.spread, batch.mask, 0.0)
 
     @staticmethod
     def _logged(batch: ObservedBatch) -> Tensor:
@@ -287,7 +299,7 @@ class BernoulliLikelihood(Likelihood):
         self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
     ) -> TorchDistribution:
         """Bernoulli distribution with logits eta."""
-        return dist.Bernoulli(logits=eta).to_event(1)
+        return complete_or_masked(dist.Bernoulli(logits=eta).to_event(1), batch.mask, features)
 
     def initialize(self, batch: ObservedBatch) -> None:
         """Do nothing: there is no parameter."""
@@ -298,14 +310,15 @@ class BernoulliLikelihood(Likelihood):
         return torch.zeros_like(one), one
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
-        """Return the features themselves."""
-        return batch.x
+        """Return the features themselves, one half where not observed."""
+        return filled(batch.x, batch.mask, 0.5)
 
 
 class MultinomialLikelihood(Likelihood):
     r"""Multinomial counts, :math:`x_i \sim \mathrm{Mult}(n_i, \mathrm{softmax}(\eta_i))`.
 
-    The total n of a row is its sum; the encoder sees the row-normalised counts.
+    The total n of a row is its sum; the encoder sees the row-normalised counts. Masks are
+    refused: a count that is left out would change the total that the others are conditional on.
 
     Parameters
     ----------
@@ -328,10 +341,12 @@ class MultinomialLikelihood(Likelihood):
             raise ValueError(
                 f"the softmax needs all {self.n_features} features, got eta for {eta.shape[-1]}."
             )
+        self._require_complete(batch)
         return MultinomialCounts(eta, batch.x.sum(-1))
 
     def initialize(self, batch: ObservedBatch) -> None:
         """Do nothing: there is no parameter."""
+        self._require_complete(batch)
 
     def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
         """Zero and one: equal probabilities."""
@@ -340,7 +355,16 @@ class MultinomialLikelihood(Likelihood):
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return the share of each feature in its row; an empty row stays zero."""
+        self._require_complete(batch)
         return batch.x / batch.x.sum(-1, keepdim=True).clamp_min(1.0)
+
+    @staticmethod
+    def _require_complete(batch: ObservedBatch) -> None:
+        if batch.mask is not None:
+            raise ValueError(
+                "the multinomial likelihood is not a product over features and takes no "
+                "batch.mask; hold out part of each row's counts instead."
+            )
 
 
 def chi2_quantile(probability: float, degrees: float) -> float:

@@ -4,7 +4,13 @@ import pytest
 import torch
 from scipy import stats
 
-from probinterp.counts import MultinomialCounts, NegativeBinomial, _dense_log_prob
+from probinterp.counts import (
+    MultinomialCounts,
+    NegativeBinomial,
+    RoundedLogNormal,
+    _dense_log_prob,
+)
+from probinterp.criticism.marginals import cumulative
 
 N, G = 7, 11
 
@@ -49,7 +55,8 @@ def test_sparse_path_equals_the_dense_one(density):
     x = x * (torch.rand(N, G) < density)
     log_mean, r = torch.randn(N, G, requires_grad=True), (torch.rand(G) + 0.2).requires_grad_()
     weight = torch.randn(N)
-    sparse, dense = NegativeBinomial(log_mean, r).log_prob(x), _dense_log_prob(log_mean, r, x)
+    sparse = NegativeBinomial(log_mean, r).log_prob(x)
+    dense = _dense_log_prob(log_mean, r, x).sum(-1).float()
     torch.testing.assert_close(sparse, dense, rtol=1e-6, atol=1e-6)
     for a, b in zip(
         torch.autograd.grad((sparse * weight).sum(), (log_mean, r)),
@@ -108,3 +115,24 @@ def test_values_outside_the_support_are_refused():
             observed.log_prob(torch.full((N, G), bad))
     with pytest.raises(ValueError, match="inverse_dispersion"):
         NegativeBinomial(torch.zeros(N, G), -torch.ones(G), validate_args=True)
+
+
+def test_marginals_score_and_accumulate_like_scipy():
+    """Negative binomial, multinomial and rounded log-normal entries one by one."""
+    value = torch.tensor([[0.0, 3.0, 7.0]], dtype=torch.float64)
+    log_mean, r = torch.tensor([[0.1, 1.0, 2.0]]).double(), torch.tensor([0.5, 2.0, 30.0]).double()
+    negative = NegativeBinomial(log_mean, r).marginals()
+    p = r / (r + log_mean.exp())
+    expected = stats.nbinom.logpmf(value, r, p)
+    np.testing.assert_allclose(negative.log_prob(value), expected, rtol=1e-10)
+    np.testing.assert_allclose(cumulative(negative, value), stats.nbinom.cdf(value, r, p))
+    law = MultinomialCounts(torch.tensor([[0.0, 1.0, 2.0]]).double(), torch.tensor([10.0]).double())
+    share = law.logits.exp()
+    binomial = law.marginals()
+    np.testing.assert_allclose(binomial.log_prob(value), stats.binom.logpmf(value, 10, share))
+    np.testing.assert_allclose(cumulative(binomial, value), stats.binom.cdf(value, 10, share))
+    np.testing.assert_allclose(binomial.mean, law.mean)
+    rounded = RoundedLogNormal(log_mean, torch.ones(3).double(), torch.tensor([2.0]).double())
+    grid = torch.arange(8.0, dtype=torch.float64).unsqueeze(1).expand(8, 3)
+    mass = rounded.feature_log_prob(grid).exp().cumsum(0)
+    np.testing.assert_allclose(rounded.feature_cdf(grid), mass, rtol=1e-9)

@@ -4,15 +4,16 @@ from probinterp.inference.checkpoint import load, read_config, read_history, sav
 from probinterp.inference.data import ArrayData, Data
 from probinterp.inference.early_stopping import EarlyStopping
 from probinterp.inference.elbo import MeanFieldELBO, full_objective
+from probinterp.inference.ensembles import EnsembleDraws, bootstrap_draws
 from probinterp.inference.finite import NonFiniteError
 from probinterp.inference.history import EpochRecord, FitHistory
 from probinterp.inference.identifiability import anchor_report, covariance_condition
+from probinterp.inference.laplace import Laplace, LaplaceDraws, laplace, laplace_draws
+from probinterp.inference.marginal import log_predictive_density
 from probinterp.inference.posterior import Factors, factors, posterior
-from probinterp.inference.predictive import (
-    PredictiveDraws,
-    log_predictive_density,
-    predictive_draws,
-)
+from probinterp.inference.predictive import PredictiveDraws, predictive_draws
+from probinterp.inference.pyro_draws import PyroDraw, PyroDraws, pyro_draws
+from probinterp.inference.refits import ModelRefits, model_refits
 from probinterp.inference.restarts import Restarts, fit_restarts
 from probinterp.inference.svi import cosine, fit, late_cosine
 from probinterp.inference.training_state import Checkpoint
@@ -22,25 +23,36 @@ __all__ = [
     "Checkpoint",
     "Data",
     "EarlyStopping",
+    "EnsembleDraws",
     "EpochRecord",
     "Factors",
     "FitHistory",
+    "Laplace",
+    "LaplaceDraws",
     "MeanFieldELBO",
+    "ModelRefits",
     "NonFiniteError",
     "PredictiveDraws",
+    "PyroDraw",
+    "PyroDraws",
     "Restarts",
     "anchor_report",
+    "bootstrap_draws",
     "cosine",
     "covariance_condition",
     "factors",
     "fit",
     "fit_restarts",
     "full_objective",
+    "laplace",
+    "laplace_draws",
     "late_cosine",
     "load",
     "log_predictive_density",
+    "model_refits",
     "posterior",
     "predictive_draws",
+    "pyro_draws",
     "read_config",
     "read_history",
     "save",

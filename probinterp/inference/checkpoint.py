@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from probinterp.configuration import Configured
+from probinterp.configuration import construct
 from probinterp.inference.history import EpochRecord, FitHistory
 from probinterp.inference.storage import read_tensors, write_atomically, write_tensors
 from probinterp.models.base import ProbabilisticModel
@@ -93,7 +93,7 @@ def load(directory: str | Path) -> ProbabilisticModel:
         raise ValueError(f"{params} is missing or differs from the checksum in {CONFIG}.")
     tensors, _ = read_tensors(params)
     with torch.random.fork_rng(devices=[]):
-        model = _construct(config["model"])
+        model = _made_again(config["model"])
     if not isinstance(model, ProbabilisticModel):
         raise ValueError(f"{directory / CONFIG} names {type(model).__name__}, not a model.")
     try:
@@ -204,22 +204,8 @@ def _checked(value: Any, where: str) -> Any:
     )
 
 
-def _construct(described: Any) -> Any:
-    if not (isinstance(described, dict) and {"class", "arguments"} <= described.keys()):
-        return described
-    found = [cls for cls in _descendants(Configured) if cls.__name__ == described["class"]]
-    if len(found) != 1:
-        problem = "no class" if not found else "more than one class"
-        raise ValueError(
-            f"the saved model needs {described['class']!r}, but {problem} of that name is imported."
-        )
-    arguments = {name: _construct(value) for name, value in described["arguments"].items()}
+def _made_again(described: Any) -> Any:
     try:
-        return found[0](**arguments)
-    except TypeError as error:
-        raise ValueError(f"cannot make {described['class']} again: {error}") from error
-
-
-def _descendants(cls: type) -> list[type]:
-    children: list[type] = cls.__subclasses__()
-    return children + [below for child in children for below in _descendants(child)]
+        return construct(described)
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"the saved model cannot be made again: {error}") from error

@@ -37,15 +37,22 @@ class ArrayData:
         Relative library size of each observation, (N,), or None.
     study
         Index of the study of each observation, (N,), or None.
+    mask
+        True where an entry of ``x`` is observed, (N, G) boolean, or None where all are. The other
+        entries may hold anything, NaN too; a dense ``x`` is copied with zeros there.
 
     Raises
     ------
     ValueError
-        If ``x`` is not a matrix or the lengths differ.
+        If ``x`` is not a matrix, the shapes differ, or ``mask`` is not boolean.
     """
 
     def __init__(
-        self, x: Tensor, size_factor: Tensor | None = None, study: Tensor | None = None
+        self,
+        x: Tensor,
+        size_factor: Tensor | None = None,
+        study: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}.")
@@ -57,7 +64,19 @@ class ArrayData:
                     f"{name} must have shape ({len(x)},), got {tuple(value.shape)}: "
                     "one value per observation."
                 )
-        self.x, self.size_factor, self.study = x, size_factor, study
+        if mask is not None and (mask.shape != x.shape or mask.dtype != torch.bool):
+            raise ValueError(
+                f"mask must be boolean with the shape of x, {tuple(x.shape)}, "
+                f"got {mask.dtype} with shape {tuple(mask.shape)}."
+            )
+        if mask is not None and x.layout == torch.strided:
+            x = x.masked_fill(~mask, 0)
+        self.x, self.size_factor, self.study, self.mask = x, size_factor, study, mask
+
+    @classmethod
+    def of(cls, batch: Batch) -> ArrayData:
+        """The observations of a batch as data."""
+        return cls(batch.x, batch.size_factor, batch.study, batch.mask)
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -65,17 +84,17 @@ class ArrayData:
     def batch(self, index: Tensor | None = None) -> Batch:
         """Observations ``index`` (B,), or all of them, as a :class:`Batch`."""
         if index is None:
-            return Batch(self.x, self.study, self.size_factor)
+            return Batch(self.x, self.study, self.size_factor, self.mask)
         return Batch(
             select_rows(self.x, index),
             None if self.study is None else self.study[index],
             None if self.size_factor is None else self.size_factor[index],
+            None if self.mask is None else self.mask[index],
         )
 
     def subset(self, index: Tensor) -> ArrayData:
         """Keep the observations ``index``, in that order."""
-        batch = self.batch(index)
-        return ArrayData(batch.x, size_factor=batch.size_factor, study=batch.study)
+        return ArrayData.of(self.batch(index))
 
 
 def select_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -111,7 +130,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     x = move(batch.x)
     assert x is not None
     dense = x if x.layout == torch.strided else x.to_dense()
-    return Batch(dense, move(batch.study), move(batch.size_factor))
+    return Batch(dense, move(batch.study), move(batch.size_factor), move(batch.mask))
 
 
 def as_batch(data: Data | Batch, device: torch.device | None = None) -> Batch:

@@ -102,7 +102,7 @@ def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 
     Factors
         On the CPU.
     """
-    source = ArrayData(data.x, data.size_factor, data.study) if isinstance(data, Batch) else data
+    source = ArrayData.of(data) if isinstance(data, Batch) else data
     parts = []
     for index in torch.arange(len(source)).split(batch_size):
         z = posterior(model, source.batch(index))["z"]

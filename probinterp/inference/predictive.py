@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple, get_args
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor
 
 from probinterp.inference.data import to_device
-from probinterp.inference.sites import Site, paired_sites, sites_of
+from probinterp.inference.marginal import IntegratedLikelihood
+from probinterp.inference.seeding import seeded
+from probinterp.inference.sites import Site, sites_of
 from probinterp.models.base import OBS_SITE, Batch, ProbabilisticModel
+from probinterp.nn import DecodedObservations
 
-Local = Literal["prior", "posterior"]
+Local = Literal["prior", "posterior", "observed"]
+Scoring = Literal["inferred", "marginal"]
+
+
+class Units(NamedTuple):
+    """The units that are replicated and scored, the same for all draws.
+
+    Attributes
+    ----------
+    model
+        Fitted model.
+    batch
+        Covariates and shape of the replicate; its ``x`` is used only for totals and, with
+        ``local="posterior"``, to infer the local latents of the replicate.
+    local
+        Where a replicate's local latents come from.
+    observed
+        The observed part of the same units, for ``local="observed"``.
+    scoring
+        What a likelihood does with the local latents.
+    n_samples
+        Samples of the local latents in a marginal likelihood without closed form.
+    """
+
+    model: ProbabilisticModel
+    batch: Batch
+    local: Local
+    observed: Batch | None
+    scoring: Scoring
+    n_samples: int
 
 
 class ModelDraw:
@@ -24,59 +56,84 @@ class ModelDraw:
 
     Parameters
     ----------
-    model
-        Fitted model.
-    batch
-        Covariates and shape of the replicate; its ``x`` is used only for totals and, with
-        ``local="posterior"``, to infer the factors of the replicate.
+    units
+        What is replicated and scored.
     unknowns
         Values of the global sites.
-    local
-        Where a replicate's local latents come from: ``"prior"`` given the globals, or
-        ``"posterior"`` given ``batch.x``.
     seed
         Seed of the replicate.
+    like
+        A draw with the same globals, whose inferences are shared; or None.
     """
 
     def __init__(
-        self,
-        model: ProbabilisticModel,
-        batch: Batch,
-        unknowns: dict[str, Tensor],
-        local: Local,
-        seed: int,
+        self, units: Units, unknowns: dict[str, Tensor], seed: int, like: ModelDraw | None = None
     ) -> None:
-        self.model, self.batch, self.unknowns = model, batch, unknowns
-        self.local, self.seed = local, seed
+        self.units, self.unknowns, self.seed, self._like = units, unknowns, seed, like
 
     @torch.no_grad()
     def replicate(self) -> Tensor:
         """New observations with the batch's covariates, shape (N, G)."""
-        with _seeded(self.seed, self.batch.x.device):
+        units = self.units
+        with seeded(self.seed, units.batch.x.device), pyro.validation_enabled(False):
             values = dict(self.unknowns)
-            if self.local == "posterior":
-                inferred = _sites(self.model, self.batch, local=True)
-                values |= {name: site.value for name, site in inferred.items()}
-            program = poutine.condition(poutine.uncondition(self.model.model), data=values)
-            return sites_of(program, self.batch)[OBS_SITE].value
+            if units.local != "prior":
+                values |= {name: law.sample() for name, law in self.locals_.items()}
+            program = poutine.condition(poutine.uncondition(units.model.model), data=values)
+            return sites_of(program, units.batch)[OBS_SITE].value
 
     @torch.no_grad()
     def likelihood(self, x: Tensor) -> TorchDistribution:
-        """Distribution of ``x`` (N, G) given the posterior mean of its own local latents.
+        """Distribution of ``x`` (N, G) given the globals.
 
-        The latents are inferred from ``x`` itself, so the result is a function of the data and
-        the globals alone; the latents that made a replicate are never used.
+        With ``scoring="inferred"`` the local latents are at their posterior mean given ``x``
+        itself (given the observed part, with ``local="observed"``); with ``"marginal"`` they are
+        integrated out. Either way the result is a function of the data and the globals alone:
+        the latents that made a replicate are never used.
         """
-        if x.shape[1] != self.batch.x.shape[1]:
+        batch = self.units.batch
+        if x.shape[1] != batch.x.shape[1]:
             raise ValueError(
-                f"x must have {self.batch.x.shape[1]} features, got shape {tuple(x.shape)}."
+                f"x must have {batch.x.shape[1]} features, got shape {tuple(x.shape)}."
             )
-        batch = self.batch._replace(x=x)
-        with _seeded(self.seed, x.device):
-            inferred = _sites(self.model, batch, local=True)
-            means = {name: site.distribution.mean for name, site in inferred.items()}
-            program = poutine.condition(self.model.model, data=self.unknowns | means)
-            return sites_of(program, batch)[OBS_SITE].distribution
+        batch = batch._replace(x=x)
+        known = self.locals_ if self.units.local == "observed" else None
+        with seeded(self.seed, x.device):
+            if self.units.scoring == "marginal":
+                return self._integrated(batch, known)
+            inferred = self._inferred(batch) if known is None else known
+            means = {name: law.mean for name, law in inferred.items()}
+            program = poutine.condition(self.units.model.model, data=self.unknowns | means)
+            law = sites_of(program, batch)[OBS_SITE].distribution
+        # mean, variance and density of a streamed likelihood would each run the decoder
+        return law.decoded if isinstance(law, DecodedObservations) else law
+
+    @cached_property
+    def locals_(self) -> dict[str, TorchDistribution]:
+        """Distribution of the replicate's local latents, by site, where it is not the prior."""
+        if self._like is not None:
+            return self._like.locals_
+        units = self.units
+        if units.local != "observed":
+            return self._inferred(units.batch)
+        assert units.observed is not None
+        exact = units.model.exact_locals(units.observed)
+        return self._inferred(units.observed) if exact is None else exact
+
+    def _inferred(self, batch: Batch) -> dict[str, TorchDistribution]:
+        guide = poutine.condition(self.units.model.guide, data=self.unknowns)
+        with torch.no_grad(), seeded(self.seed, batch.x.device), pyro.validation_enabled(False):
+            found = sites_of(guide, batch)
+        return {name: site.distribution for name, site in found.items() if site.local}
+
+    def _integrated(
+        self, batch: Batch, over: dict[str, TorchDistribution] | None
+    ) -> TorchDistribution:
+        exact = self.units.model.exact_marginal(batch, over)
+        if exact is not None:
+            return exact
+        model, n_samples = self.units.model, self.units.n_samples
+        return IntegratedLikelihood(model, batch, self.unknowns, n_samples, self.seed, over)
 
 
 class PredictiveDraws:
@@ -87,21 +144,20 @@ class PredictiveDraws:
     reference
         Draw at the posterior mean of the globals, for plug-in discrepancies.
     local
-        Mode of the local latents, ``"prior"`` or ``"posterior"``.
+        Mode of the local latents: ``"prior"``, ``"posterior"`` or ``"observed"``.
+    scoring
+        What likelihoods do with the local latents: ``"inferred"`` or ``"marginal"``.
     point_estimate
         Whether the globals are point estimates, so that replicates lack their uncertainty.
     """
 
-    def __init__(
-        self, model: ProbabilisticModel, batch: Batch, n_draws: int, local: Local, seed: int
-    ) -> None:
-        self.model, self.n_draws, self.local, self.seed = model, n_draws, local, seed
-        self.batch = to_device(batch, next(model.parameters()).device)
-        with _seeded(seed, self.batch.x.device):
-            sites = _sites(model, self.batch, local=False)
+    def __init__(self, units: Units, n_draws: int, seed: int) -> None:
+        self.units, self.n_draws, self.seed = units, n_draws, seed
+        self.local, self.scoring = units.local, units.scoring
+        sites = self._globals(seed)
         self.point_estimate = all(isinstance(s.distribution, Delta) for s in sites.values())
         center = {name: site.distribution.mean for name, site in sites.items()}
-        self.reference = ModelDraw(model, self.batch, center, local, seed)
+        self.reference = ModelDraw(units, center, seed)
 
     def __len__(self) -> int:
         return self.n_draws
@@ -110,12 +166,19 @@ class PredictiveDraws:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.n_draws):
             seed = int(torch.randint(2**62, (), generator=generator))
-            unknowns = self.reference.unknowns
-            if not self.point_estimate:
-                with _seeded(seed, self.batch.x.device):
-                    sites = _sites(self.model, self.batch, local=False)
-                unknowns = {name: site.value for name, site in sites.items()}
-            yield ModelDraw(self.model, self.batch, unknowns, self.local, seed + 1)
+            if self.point_estimate:
+                center = self.reference
+                yield ModelDraw(self.units, center.unknowns, seed + 1, like=center)
+            else:
+                unknowns = {name: site.value for name, site in self._globals(seed).items()}
+                yield ModelDraw(self.units, unknowns, seed + 1)
+
+    @torch.no_grad()
+    def _globals(self, seed: int) -> dict[str, Site]:
+        batch = self.units.batch
+        with seeded(seed, batch.x.device), pyro.validation_enabled(False):
+            found = sites_of(self.units.model.guide, batch)
+        return {name: site for name, site in found.items() if not site.local}
 
 
 def predictive_draws(
@@ -124,6 +187,9 @@ def predictive_draws(
     n_draws: int,
     *,
     local: Local = "prior",
+    observed: Batch | None = None,
+    scoring: Scoring = "inferred",
+    n_samples: int = 32,
     seed: int = 0,
 ) -> PredictiveDraws:
     r"""Draws :math:`\theta_s \sim q(\theta)` that can replicate a batch and score data.
@@ -138,8 +204,21 @@ def predictive_draws(
         Number of draws, S.
     local
         ``"prior"``: replicates are of new units, which checks the factors' prior too.
+        ``"observed"``: replicates share the factors inferred from ``observed``, a part of the
+        same units that is disjoint from the compared data, which checks
+        :math:`p(x \mid z)` given the unit: document completion, masked cells.
         ``"posterior"``: replicates share the factors inferred from ``batch`` itself, which
         uses that batch twice and is blind to a wrong prior.
+    observed
+        For ``local="observed"`` and only then: the other half of each unit with its own
+        totals, or the same rows with a ``mask`` that leaves the compared cells out.
+    scoring
+        What ``likelihood(x)`` does with the factors. ``"inferred"``: it has them at their
+        posterior mean given ``x`` (given ``observed``, with ``local="observed"``).
+        ``"marginal"``: it integrates over their prior (over their posterior given
+        ``observed``), in closed form where the model has one, else by sampling.
+    n_samples
+        Samples of a marginal likelihood without closed form.
     seed
         Same seed, same draws.
 
@@ -148,76 +227,38 @@ def predictive_draws(
     PredictiveDraws
         Iterable of draws; memory O(N G) whatever ``n_draws``.
 
+    Raises
+    ------
+    ValueError
+        If an option is unknown, or ``observed`` is missing, not asked for, or has other rows.
+
     References
     ----------
     Holdout predictive checks for Bayesian model criticism (Moran, Blei and Ranganath, 2024).
     """
-    if not isinstance(n_draws, int) or n_draws < 1:
-        raise ValueError(f"n_draws must be a positive integer, got {n_draws!r}.")
-    if local not in ("prior", "posterior"):
-        raise ValueError(f'local must be "prior" or "posterior", got {local!r}.')
-    return PredictiveDraws(model, batch, n_draws, local, seed)
+    for name, count in {"n_draws": n_draws, "n_samples": n_samples}.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a positive integer, got {count!r}.")
+    if local not in get_args(Local):
+        raise ValueError(f'local must be "prior", "posterior" or "observed", got {local!r}.')
+    if scoring not in get_args(Scoring):
+        raise ValueError(f'scoring must be "inferred" or "marginal", got {scoring!r}.')
+    _require_observed(local, observed, batch)
+    device = next(model.parameters()).device
+    seen = None if observed is None else to_device(observed, device)
+    units = Units(model, to_device(batch, device), local, seen, scoring, n_samples)
+    return PredictiveDraws(units, n_draws, seed)
 
 
-@torch.no_grad()
-def log_predictive_density(
-    model: ProbabilisticModel, batch: Batch, *, n_samples: int = 100, seed: int = 0
-) -> Tensor:
-    r"""Log density of each observation with its local latents integrated out.
-
-    .. math:: \log p(x_i) \approx \log \frac1S \sum_s
-              \frac{p(x_i \mid z_s)\, p(z_s)}{q(z_s \mid x_i)}, \quad z_s \sim q(z \mid x_i)
-
-    An importance-weighted estimate with the guide as proposal: a lower bound on average, tight
-    as S grows. Globals are at a draw of the guide.
-
-    Parameters
-    ----------
-    model
-        Fitted model.
-    batch
-        Observations, (N, G).
-    n_samples
-        Number of importance samples, S.
-    seed
-        Seed of the samples.
-
-    Returns
-    -------
-    Tensor
-        Log density per observation, (N,), in nats.
-
-    References
-    ----------
-    Importance Weighted Autoencoders (Burda et al., 2016), equation 8.
-    """
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
-    batch = to_device(batch, next(model.parameters()).device)
-    total = torch.full((len(batch.x),), -math.inf, device=batch.x.device)
-    with _seeded(seed, batch.x.device):
-        for _ in range(n_samples):
-            sites, proposed = paired_sites(model.model, model.guide, batch)
-            weight = _local_log_prob(sites) - _local_log_prob(proposed)
-            total = torch.logaddexp(total, weight)
-    return total - math.log(n_samples)
-
-
-def _local_log_prob(sites: dict[str, Site]) -> Tensor:
-    # the density of the site itself: KL weights and plate scales do not belong here
-    return torch.stack([site.log_prob() for site in sites.values() if site.local]).sum(0)
-
-
-@torch.no_grad()
-def _sites(model: ProbabilisticModel, batch: Batch, *, local: bool) -> dict[str, Site]:
-    """Local or global sites of the guide."""
-    found = sites_of(model.guide, batch)
-    return {name: site for name, site in found.items() if site.local == local}
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Context with its own random state; the caller's is left alone."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _require_observed(local: Local, observed: Batch | None, batch: Batch) -> None:
+    if (local == "observed") != (observed is not None):
+        raise ValueError(
+            'local="observed" needs observed=, the part of the units that their latents are '
+            f"inferred from, and no other mode takes it; got local={local!r} and observed="
+            f"{'None' if observed is None else 'a batch'}."
+        )
+    if observed is not None and observed.x.shape[0] != batch.x.shape[0]:
+        raise ValueError(
+            f"observed must have the {batch.x.shape[0]} units of the batch, "
+            f"got {observed.x.shape[0]}."
+        )

@@ -1,5 +1,6 @@
 """Models: one paper section per file."""
 
+from probinterp.models import exact
 from probinterp.models.base import Batch, ProbabilisticModel
 from probinterp.models.factor_analysis import FactorAnalysis
 from probinterp.models.factor_priors import (
@@ -8,6 +9,8 @@ from probinterp.models.factor_priors import (
     LowRankNormalPrior,
     StandardNormalPrior,
 )
+from probinterp.models.latent_dirichlet_allocation import LatentDirichletAllocation
+from probinterp.models.mixtures import GaussianMixture, MixtureDraws, MultinomialMixture
 from probinterp.models.sparse_vae import SparseVAE
 from probinterp.models.vae import VAE
 
@@ -17,8 +20,13 @@ __all__ = [
     "CorrelatedNormalPrior",
     "FactorAnalysis",
     "FactorPrior",
+    "GaussianMixture",
+    "LatentDirichletAllocation",
     "LowRankNormalPrior",
+    "MixtureDraws",
+    "MultinomialMixture",
     "ProbabilisticModel",
     "SparseVAE",
     "StandardNormalPrior",
+    "exact",
 ]

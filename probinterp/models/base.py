@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probinterp.configuration import Configured
@@ -26,11 +27,16 @@ class Batch(NamedTuple):
         Index of the study of each observation, shape (B,), or None.
     size_factor
         Relative library size of each observation, shape (B,), positive, or None.
+    mask
+        True where an entry of ``x`` is observed, shape (B, G), or None where all are. Other
+        entries, which must hold finite numbers, enter neither likelihood nor encoder; library
+        sizes and totals are the caller's and should be those of the observed entries.
     """
 
     x: Tensor
     study: Tensor | None = None
     size_factor: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class ProbabilisticModel(Configured, nn.Module, ABC):
@@ -56,6 +62,32 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
     @abstractmethod
     def guide(self, batch: Batch, n_total: int | None = None) -> None:
         """Variational program q(z, W | x) with the latent sites of :meth:`model`."""
+
+    def exact_locals(self, batch: Batch) -> dict[str, TorchDistribution] | None:
+        """Exact posterior of the local latents by site, in closed form; None where unknown.
+
+        Only for models whose globals are all parameters: there is no draw of them to condition on.
+        """
+        return None
+
+    def exact_marginal(
+        self, batch: Batch, over: dict[str, TorchDistribution] | None = None
+    ) -> TorchDistribution | None:
+        """Distribution of ``batch.x`` with the local latents integrated out; None where unknown.
+
+        Parameters
+        ----------
+        batch
+            Covariates of the observations.
+        over
+            Distribution of the local latents by site; default: their prior.
+
+        Returns
+        -------
+        TorchDistribution or None
+            In closed form, with batch shape (N,) and event shape (G,).
+        """
+        return None
 
     def initialize(self, batch: Batch, n_total: int) -> None:  # noqa: B027
         """Set data-driven starting values in place; called once, before the very first step.

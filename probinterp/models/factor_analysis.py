@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro
 import torch
 from pyro import distributions as dist
@@ -25,7 +27,9 @@ class FactorAnalysis(ProbabilisticModel):
 
     Here t is what the likelihood shows an encoder: standardised features, log counts. For
     Gaussian features the guide contains the true posterior, so the ELBO can reach the marginal
-    likelihood; both are available in closed form as oracles for inference and criticism.
+    likelihood; both are available in closed form as oracles for inference and criticism. Where
+    entries are missing the true posterior differs from row to row and the guide, which has one
+    linear map for all, only approximates it; the closed forms take a mask.
 
     Parameters
     ----------
@@ -102,26 +106,78 @@ class FactorAnalysis(ProbabilisticModel):
             self.encoder_bias.copy_(-self.likelihood.encoder_input(batch).mean(0) @ self.encoder.mT)
             self.raw_scale.copy_(0.5 * self.identity)
 
-    def exact_posterior(self, x: Tensor) -> dist.MultivariateNormal:
+    def exact_posterior(self, x: Tensor, mask: Tensor | None = None) -> dist.MultivariateNormal:
         r"""Posterior of the factors of ``x`` (N, G) in closed form.
 
         .. math:: z \mid x \sim N(\Sigma W^\top \Psi^{-1} (x - b),\ \Sigma), \quad
                   \Sigma = (I + W^\top \Psi^{-1} W)^{-1}
-        """
-        covariance, gain = self._posterior_terms()
-        return dist.MultivariateNormal((x - self.intercept) @ gain.mT, covariance)
 
-    def log_marginal_likelihood(self, x: Tensor) -> Tensor:
-        r"""Log density of each row of ``x`` (N, G), z integrated: :math:`N(b, WW^\top + \Psi)`."""
+        With a mask (N, G), True where observed, W and :math:`\Psi` hold the observed features of
+        each row.
+        """
+        if mask is None:
+            covariance, gain = self._posterior_terms()
+            return dist.MultivariateNormal((x - self.intercept) @ gain.mT, covariance)
+        precision, shift, _ = self._masked_terms(x, mask)
+        mean = torch.linalg.solve(precision, shift.unsqueeze(-1)).squeeze(-1)
+        return dist.MultivariateNormal(mean, precision_matrix=precision)
+
+    def log_marginal_likelihood(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""Log density of each row of ``x`` (N, G), z integrated: :math:`N(b, WW^\top + \Psi)`.
+
+        With a mask (N, G), that of the observed features of each row.
+        """
         noise = self._noise_scale().square()
-        marginal = dist.LowRankMultivariateNormal(self.intercept, self.loadings, noise)
-        return marginal.log_prob(x)
+        if mask is None:
+            marginal = dist.LowRankMultivariateNormal(self.intercept, self.loadings, noise)
+            return marginal.log_prob(x)
+        precision, shift, residual = self._masked_terms(x, mask)
+        lower = torch.linalg.cholesky(precision)  # Woodbury: no (G, G) matrix for any row
+        whitened = torch.linalg.solve_triangular(lower, shift.unsqueeze(-1), upper=False)
+        distance = (residual.square() / noise).sum(-1) - whitened.square().sum((-2, -1))
+        seen = mask.to(x.dtype)
+        log_det = 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum(-1) + seen @ noise.log()
+        return -0.5 * (distance + log_det + seen.sum(-1) * math.log(2 * math.pi))
+
+    def exact_locals(self, batch: Batch) -> dict[str, dist.TorchDistribution] | None:
+        """:meth:`exact_posterior` of the batch; None unless the features are Gaussian."""
+        if not isinstance(self.likelihood, GaussianLikelihood):
+            return None
+        return {"z": self.exact_posterior(batch.x, batch.mask)}
+
+    def exact_marginal(
+        self, batch: Batch, over: dict[str, dist.TorchDistribution] | None = None
+    ) -> dist.TorchDistribution | None:
+        r"""Normal distribution of the features with z integrated out; None if not Gaussian.
+
+        .. math:: x_i \sim N(b + W m_i,\ W S_i W^\top + \Psi), \quad z_i \sim N(m_i, S_i)
+
+        None too where the batch has a mask, because rows are then vectors of different lengths.
+        """
+        if not isinstance(self.likelihood, GaussianLikelihood) or batch.mask is not None:
+            return None
+        prior = dist.MultivariateNormal(self.zero, scale_tril=self.identity)
+        z = prior if over is None else over["z"]
+        if not isinstance(z, dist.MultivariateNormal):
+            return None
+        factor = self.loadings @ z.scale_tril
+        noise = self.likelihood.scale.square()
+        marginal = dist.LowRankMultivariateNormal(self.decode(z.loc), factor, noise)
+        return marginal.expand(batch.x.shape[:1])
 
     def _posterior_terms(self) -> tuple[Tensor, Tensor]:
         weighted = self.loadings / self._noise_scale().square().unsqueeze(1)  # Psi^-1 W
         precision = self.identity + self.loadings.mT @ weighted
         covariance = torch.linalg.inv(precision)
         return covariance, covariance @ weighted.mT
+
+    def _masked_terms(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Precision of z (N, K, K), its natural location (N, K) and the residuals (N, G)."""
+        weighted = self.loadings / self._noise_scale().square().unsqueeze(1)  # Psi^-1 W
+        products = (weighted.unsqueeze(2) * self.loadings.unsqueeze(1)).flatten(1)  # (G, K K)
+        precision = (mask.to(x.dtype) @ products).unflatten(-1, self.identity.shape)
+        residual = torch.where(mask, x - self.intercept, 0.0)
+        return precision + self.identity, residual @ weighted, residual
 
     def _noise_scale(self) -> Tensor:
         if not isinstance(self.likelihood, GaussianLikelihood):

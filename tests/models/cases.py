@@ -14,6 +14,7 @@ from probinterp.models import (
     Batch,
     CorrelatedNormalPrior,
     FactorAnalysis,
+    LatentDirichletAllocation,
     LowRankNormalPrior,
     SparseVAE,
 )
@@ -21,6 +22,7 @@ from probinterp.models import (
 MODELS = {
     "FactorAnalysis": lambda: FactorAnalysis(6, 2),
     "FactorAnalysis-counts": lambda: FactorAnalysis(6, 2, likelihood=RoundedLogNormalLikelihood(6)),
+    "LatentDirichletAllocation": lambda: LatentDirichletAllocation(6, 2),
     "VAE": lambda: VAE(6, 2, n_hidden=8),
     "VAE-beta": lambda: VAE(6, 2, n_hidden=8, beta=4.0),
     "VAE-counts": lambda: VAE(6, 2, n_hidden=8, likelihood=NegativeBinomialLikelihood(6)),

@@ -10,7 +10,8 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-from probinterp.inference import ArrayData, MeanFieldELBO, fit, posterior, predictive_draws
+from probinterp.inference import ArrayData, MeanFieldELBO, fit, predictive_draws
+from probinterp.inference.sites import sites_of
 from probinterp.models import Batch
 
 sys.path.append(str(Path(__file__).parent))
@@ -70,18 +71,13 @@ def test_minibatch_losses_average_to_the_full_loss(name):
     if "released" in name:
         pytest.skip("the released loss scales the penalty with the batch size by design")
     n, parts = 40, torch.arange(40).split(10)
-    noise = torch.randn(n, posterior(model, batch)["z"].event_shape[0])
+    sites = sites_of(model.guide, batch, n)
 
     def loss(index):
         rows = Batch(*(None if v is None else v[index] for v in batch))
-        z = posterior(model, rows)["z"]
-        scale = z.variance.sqrt()
-        value = z.mean + scale * noise[index]
-        fixed = poutine.trace(poutine.condition(model.guide, data={"z": value})).get_trace(rows, n)
-        traced = poutine.trace(poutine.condition(model.model, data={"z": value}))
-        unknowns = {k: v["value"] for k, v in fixed.nodes.items() if k in ("W", "inclusion_rate")}
-        with poutine.condition(data=unknowns):
-            return float(traced.get_trace(rows, n).log_prob_sum())
+        values = {k: s.value[index] if s.local else s.value for k, s in sites.items()}
+        traced = poutine.trace(poutine.condition(model.model, data=values))
+        return float(traced.get_trace(rows, n).log_prob_sum())
 
     average = sum(loss(part) for part in parts) / len(parts)
     assert average == pytest.approx(loss(torch.arange(n)), rel=1e-4)
