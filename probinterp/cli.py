@@ -37,6 +37,13 @@ Out = Annotated[Path, typer.Option(help="Directory to write to; made if needed."
 Seed = Annotated[int, typer.Option(help="Seed of split, fit and checks.", min=0, max=2**32 - 1)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Discrepancies = Annotated[
+    list[str] | None,
+    typer.Option(help="Check to run, repeatable: zero_fraction, 'quantile(0.9)', ..."),
+]
+AllCells = Annotated[
+    bool, typer.Option("--all-cells", help="Check all cells: the fit has seen none of them.")
+]
 Draws = Annotated[int, typer.Option(help="Replicated data sets a check.", min=2)]
 
 
@@ -149,30 +156,81 @@ def fit(
 
 @app.command()
 def check(
-    model: Annotated[Path, typer.Argument(help="Directory of a saved model.")],
-    file: Annotated[Path, typer.Argument(help="AnnData file with held-out cells, .h5ad.")],
+    model: Annotated[
+        Path, typer.Argument(help="Directory of a saved model, or an ArviZ file (.nc, .zarr).")
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Held-out data: .h5ad for a model; also .npy, .csv, .tsv for ArviZ."),
+    ] = None,
     out: Out = Path("check"),
-    all_cells: Annotated[
-        bool, typer.Option("--all-cells", help="Check all cells: the fit has seen none of them.")
-    ] = False,
+    discrepancy: Discrepancies = None,
+    all_cells: AllCells = False,
     draws: Draws = 200,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check MODEL on the held-out cells of FILE."""
+    """Check MODEL on held-out data that it has not seen."""
     from probinterp.jobs import check_file
 
     checked, summary = check_file(
-        model, file, out, all_cells=all_cells, n_draws=draws, seed=seed, progress=not as_json
+        model,
+        file,
+        out,
+        checks=discrepancy or (),
+        all_cells=all_cells,
+        n_draws=draws,
+        seed=seed,
+        progress=not as_json,
     )
     say = _speaker(as_json)
-    n_new = next(iter(checked.results.values())).n_new
-    say(f"{n_new} cells against {draws} replicated data sets:\n")
+    first = next(iter(checked.results.values()))
+    say(f"{first.n_new} units against {first.n_draws} replicated data sets:\n")
     say(_checks_text(checked.table().to_dict("records")))
     say("")
+    for verdict in checked.verdicts():
+        say(str(verdict))
     for note in checked.notes():
         say(f"Note: {note}")
-    _finish(as_json, summary, [out / "check.json", out / "genes.csv"])
+    _finish(as_json, summary, [out / name for name in ("check.json", "genes.csv", "report.html")])
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Saved models or ArviZ files, two or more.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Held-out data, the same for all, as for check.")
+    ] = None,
+    out: Out = Path("compare"),
+    score: Annotated[
+        str | None, typer.Option(help="log or crps; default log where every model has a density.")
+    ] = None,
+    discrepancy: Discrepancies = None,
+    all_cells: AllCells = False,
+    draws: Draws = 200,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Rank MODELS by a held-out score and show their checks side by side."""
+    from probinterp.jobs import compare_files
+
+    found, summary = compare_files(
+        models,
+        data,
+        out,
+        score=score,
+        checks=discrepancy or (),
+        all_cells=all_cells,
+        n_draws=draws,
+        seed=seed,
+        progress=not as_json,
+    )
+    say = _speaker(as_json)
+    say(found.score_table().to_string(index=False, float_format="{:.3f}".format))
+    say(f"\n{found.scores.statement}\n")
+    say("Effect sizes of the checks; * misfit, ? no verdict:")
+    say(found.check_table().to_string(index=False))
+    _finish(as_json, summary, [out / name for name in ("compare.json", "report.html")])
 
 
 @app.command()

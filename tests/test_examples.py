@@ -24,7 +24,7 @@ def run(name, folder, *arguments):
 
 def test_every_example_is_short_and_run_here():
     sizes = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert set(sizes) == {"check_any_model.py", "pbmc_sparse_vae.py"}
+    assert set(sizes) == {"check_any_model.py", "check_nuts.py", "pbmc_sparse_vae.py", "topics.py"}
     assert max(sizes.values()) <= 100
 
 
@@ -32,6 +32,15 @@ def test_check_any_model(tmp_path):
     done = run("check_any_model.py", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "chi_square shows misfit" in done.stdout
+
+
+def test_topics(tmp_path):
+    done = run("topics.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    passed, failed = done.stdout.split("\n4 topics")
+    assert "shows no misfit" in passed
+    assert "shows misfit" in failed
+    assert "sd above the mean" in failed
 
 
 @pytest.mark.engine

@@ -4,92 +4,93 @@ Model Pois(theta), theta ~ Gamma(.1, .2), exact posterior; half of 1,000 counts 
 under the truth the held-out check rejects 5 %; with negative-binomial data it rejects through the
 mean too, which the in-sample check cannot, since the posterior fits the mean by construction.
 
-    python benchmarks/calibration/poisson.py --sets 200 --out poisson.csv
+    python benchmarks/calibration/poisson.py --out docs/studies/poisson.csv
 """
 
 from __future__ import annotations
 
-import warnings
-
-import numpy as np
 import torch
-from study import arguments, rates, report
+from simulations import seeded_gamma
+from study import (
+    DataSets,
+    PValues,
+    Simulation,
+    arguments,
+    check_sets,
+    mean,
+    ppc_suite,
+    rates,
+    report,
+    variance,
+    zeros,
+)
 from torch import Tensor
-from torch.distributions import Poisson
 
-from probinterp.criticism import FunctionDraw, PopPCResult, RegimeWarning, pop_pc, ppc
+from probinterp.criticism import PredictiveDraw, pop_pc_suite
+from probinterp.models.exact import PoissonGamma
 
-SHAPE, RATE, N_COUNTS, MEAN = 0.1, 0.2, 1000, 2.0
+N_COUNTS, MEAN = 1000, 2.0
 SIZES = {"Pois(2)": None, "NB(2, size .01)": 0.01, "NB(2, size 20)": 20.0}
-STATISTICS = ("mean", "second moment", "third moment", "squared error, realised")
+CHECKS = {"pop_pc": pop_pc_suite, "ppc": ppc_suite}
 
 
-def simulate(size: float | None, n_sets: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Observed and held-out counts, shape (N / 2, D) each; ``size`` None gives Poisson counts."""
-    random = np.random.default_rng(seed)
-    rate = MEAN if size is None else random.gamma(size, MEAN / size, (N_COUNTS, n_sets))
-    counts = torch.as_tensor(random.poisson(rate, (N_COUNTS, n_sets)), dtype=torch.float64)
-    return counts[: N_COUNTS // 2], counts[N_COUNTS // 2 :]
+def second_moment(x: Tensor, draw: PredictiveDraw) -> Tensor:
+    """Mean square of each data set."""
+    return x.square().mean((1, 2))
 
 
-def posterior_draw(x_obs: Tensor) -> FunctionDraw:
-    """Draw of the D rates from their exact posteriors, for data of the size of ``x_obs``."""
-    gamma = torch.distributions.Gamma(SHAPE + x_obs.sum(0), RATE + len(x_obs))
-    law = Poisson(gamma.sample().expand_as(x_obs), validate_args=False)
-    return FunctionDraw(law.sample, lambda x: law)
+def third_moment(x: Tensor, draw: PredictiveDraw) -> Tensor:
+    """Mean cube of each data set."""
+    return x.pow(3).mean((1, 2))
 
 
-def moments(x: Tensor, draw: FunctionDraw) -> Tensor:
-    """First three moments of each data set, shape (3 D,)."""
-    return torch.cat([x.mean(0), x.square().mean(0), x.pow(3).mean(0)])
+def squared_error(x: Tensor, draw: PredictiveDraw) -> Tensor:
+    """Mean squared distance of each data set from the rate of the draw."""
+    return (x - draw.likelihood(x.flatten(0, 1)).mean).square().mean((1, 2))
 
 
-def squared_error(x: Tensor, draw: FunctionDraw) -> Tensor:
-    """Mean squared distance of each data set from its rate, shape (D,)."""
-    return (x - draw.likelihood(x).mean).square().mean(0)
+STATISTICS = {
+    "mean": mean,
+    "second moment": second_moment,
+    "third moment": third_moment,
+    "variance": variance,
+    "zeros": zeros,
+}
 
 
-def checks(name: str, n_sets: int, n_draws: int, seed: int) -> dict[str, list[PopPCResult]]:
-    """Run the held-out and the in-sample check: moments, then the realised squared error."""
-    x_obs, x_new = simulate(SIZES[name], n_sets, seed)
+def counts(size: float | None, *, in_sample: bool = False) -> Simulation:
+    """Counts with mean 2, negative binomial of the given size; ``size`` None: Poisson."""
 
-    def run(check, x: Tensor, discrepancy, kind: str) -> PopPCResult:
-        draws = (posterior_draw(x_obs) for _ in range(n_draws + (kind == "plugin")))
-        return check(draws, x, discrepancy, kind=kind, seed=seed)
+    def simulate(n_sets: int, n_draws: int, seed: int) -> DataSets:
+        rate = torch.full((n_sets, N_COUNTS, 1), MEAN, dtype=torch.float64)
+        if size is not None:
+            rate = seeded_gamma(size, size / MEAN, (n_sets, N_COUNTS, 1), seed)
+        x = torch.poisson(rate, generator=torch.Generator().manual_seed(seed + 1))
+        x_obs, x_new = x.chunk(2, dim=1)
+        draws = PoissonGamma(x_obs).draws(N_COUNTS // 2, n_draws, seed=seed)
+        return DataSets(draws, x_obs if in_sample else x_new)
 
-    kinds = ((moments, "plugin"), (squared_error, "realised"))
-    return {
-        "pop_pc": [run(_pop_pc_of_columns, x_new, d, kind) for d, kind in kinds],
-        "ppc": [run(ppc, x_obs, d, kind) for d, kind in kinds],
-    }
-
-
-def _pop_pc_of_columns(*data: object, **options: object) -> PopPCResult:
-    # The regime number of one data set is sqrt(2 * 500) / 500 = .06; that of all D together,
-    # which is what the call sees, is sqrt(D) times as large.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RegimeWarning)
-        return pop_pc(*data, **options)
+    return simulate
 
 
-def table(name: str, n_sets: int, n_draws: int, seed: int) -> list[dict]:
-    """Rates of each check and statistic for one kind of data."""
-    rows = []
-    for check, (first, second) in checks(name, n_sets, n_draws, seed).items():
-        parts = [(first, slice(k * n_sets, (k + 1) * n_sets)) for k in range(3)]
-        for statistic, (result, part) in zip(
-            STATISTICS, [*parts, (second, slice(None))], strict=True
-        ):
-            settings = {"data": name, "check": check, "statistic": statistic}
-            rows.append(settings | rates(result, part))
-    return rows
+def p_values(data: str, check: str, n_sets: int, n_draws: int, seed: int) -> dict[str, PValues]:
+    """p-values of one check on one kind of data, by statistic; the realised one comes last."""
+    simulate = counts(SIZES[data], in_sample=check == "ppc")
+    options = {"n_sets": n_sets, "n_draws": n_draws, "seed": seed, "check": CHECKS[check]}
+    realised = {"squared error, realised": squared_error}
+    return check_sets(simulate, STATISTICS, **options) | check_sets(
+        simulate, realised, kind="realised", **options
+    )
 
 
 def main() -> None:
-    options = arguments(__doc__, n_sets=200, n_draws=499)
+    options = arguments(__doc__, n_sets=1000, n_draws=399)
     rows = []
-    for name in SIZES:
-        rows += table(name, options.sets, options.draws, options.seed)
+    for data in SIZES:
+        for check in CHECKS:
+            found = p_values(data, check, options.sets, options.draws, options.seed)
+            for statistic, p in found.items():
+                rows.append({"data": data, "check": check, "statistic": statistic} | rates(p))
     report(rows, options.out)
 
 

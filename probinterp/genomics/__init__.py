@@ -8,10 +8,12 @@ from probinterp.genomics.enrichment import enrich_factors, enrichment, read_gmt
 from probinterp.genomics.expression import ExpressionData, LoadReport, from_anndata
 from probinterp.genomics.factors import factor_names, top_genes, write_factors
 from probinterp.genomics.markers import marker_groups
+from probinterp.genomics.scvi_draws import CellDraws, from_posterior_predictive_sample
 from probinterp.genomics.splits import AnnDataSplit, ExpressionSplit, split
 
 __all__ = [
     "AnnDataSplit",
+    "CellDraws",
     "ExpressionData",
     "ExpressionSplit",
     "LoadReport",
@@ -20,6 +22,7 @@ __all__ = [
     "enrichment",
     "factor_names",
     "from_anndata",
+    "from_posterior_predictive_sample",
     "marker_groups",
     "read_gmt",
     "split",

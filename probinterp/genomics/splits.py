@@ -8,14 +8,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import (
-    GroupShuffleSplit,
-    ShuffleSplit,
-    StratifiedGroupKFold,
-    StratifiedShuffleSplit,
-)
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
+from probinterp.criticism import split_groups, split_rows
 from probinterp.genomics.annotation import check_anndata, obs_column
 from probinterp.genomics.expression import ExpressionData
 from probinterp.genomics.validation import listing
@@ -154,15 +150,16 @@ def _choose(
     seed: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if strata is not None and groups is not None:
-        splitter: Any = StratifiedGroupKFold(round(1 / heldout), shuffle=True, random_state=seed)
-    else:
-        kind = StratifiedShuffleSplit if strata is not None else ShuffleSplit
-        kind = GroupShuffleSplit if groups is not None else kind
-        splitter = kind(n_splits=1, test_size=heldout, random_state=seed)
+        splitter = StratifiedGroupKFold(round(1 / heldout), shuffle=True, random_state=seed)
+        train, rest = next(splitter.split(np.zeros(n_obs), strata, groups))
+        return np.sort(train), np.sort(rest)
     try:
-        first, second = next(splitter.split(np.zeros(n_obs), strata, groups))
+        if groups is not None:
+            found = split_groups(groups, heldout, seed)
+        else:
+            found = split_rows(n_obs, heldout, seed, strata)
     except ValueError as error:
         raise ValueError(
             f"{n_obs} cells cannot be split with heldout={heldout}: {error}"
         ) from error
-    return np.sort(first), np.sort(second)
+    return found.train.numpy(), found.heldout.numpy()

@@ -1,34 +1,34 @@
-"""Check a saved model on cells that the fit has not seen."""
+"""Checks of whatever a person hands over, and tables of what they found."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from probinterp.criticism import CriticismWarning, Discrepancy, PopPCResult, discrepancies, pop_pc
-from probinterp.genomics import ExpressionData
-from probinterp.genomics.reference import load_reference
-from probinterp.inference import load, predictive_draws, read_config
-from probinterp.inference.data import as_batch
-from probinterp.jobs.fitting import (
-    output_folder,
-    read_h5ad,
-    read_like,
-    split_column,
-    write_json,
+from probinterp.criticism import (
+    CriticismWarning,
+    Discrepancy,
+    PopPCResult,
+    PredictiveDraw,
+    StackedReplicates,
+    Verdict,
+    discrepancies,
+    pop_pc_suite,
 )
+from probinterp.genomics import ExpressionData
+from probinterp.jobs.discrepancy_names import suite_of
+from probinterp.jobs.fitting import output_folder, write_json
+from probinterp.jobs.sources import Source, cells_source, open_source
 from probinterp.models import ProbabilisticModel
 
-LEVEL = 0.05  # of the two-sided tests, and false discovery rate over genes
-N_NAMED = 3  # genes that a sentence names
+LEVEL = 0.05  # of the two-sided tests, and false discovery rate over the values of a vector
 
-CHECKS: Mapping[str, Discrepancy] = {
+CELL_CHECKS: Mapping[str, Discrepancy] = {
     "negative log likelihood": discrepancies.mean_negative_log_likelihood,
     "library size": discrepancies.library_size,
     "mean-variance trend": discrepancies.mean_variance_trend,
@@ -36,25 +36,25 @@ CHECKS: Mapping[str, Discrepancy] = {
     "gene variance": discrepancies.feature_variance,
     "gene zero fraction": discrepancies.zero_fraction,
 }
-
-
-class CheckVerdict(NamedTuple):
-    """One sentence on a check, and whether the model passed; None where that is open."""
-
-    statement: str
-    passed: bool | None
+STATISTICS: Mapping[str, Discrepancy] = {
+    "mean": discrepancies.mean,
+    "maximum": discrepancies.maximum,
+    "upper quartile": discrepancies.quantile(0.75),
+    "skewness": discrepancies.skewness,
+    "variance of each variable": discrepancies.feature_variance,
+}
 
 
 class Checked(NamedTuple):
-    """Results of the standard checks, by name, and the genes they refer to."""
+    """Results of checks by name, and the genes that those per feature refer to."""
 
     results: dict[str, PopPCResult]
     var_names: list[str]
 
     def table(self) -> pd.DataFrame:
-        r"""One row a check: effect size z, two-sided p, misfit, and the genes that differ most.
+        r"""One row a check: effect size z, two-sided p, misfit, and the values that differ most.
 
-        For checks per gene z is the median of \|z\| and p the smallest adjusted p.
+        For a check with several values z is the median of \|z\| and p the smallest adjusted p.
         """
         return pd.DataFrame([self._row(name) for name in self.results])
 
@@ -62,16 +62,26 @@ class Checked(NamedTuple):
         """One row a gene: effect sizes and adjusted p-values of the checks per gene."""
         columns: dict[str, Any] = {}
         for name, result in self.results.items():
-            if result.uniform.ndim == 1:
+            if self.labels(name) is self.var_names:
                 columns[f"{name}: z"] = result.z.numpy()
                 columns[f"{name}: adjusted p"] = result.p_adjusted.numpy()
         return pd.DataFrame(columns, index=pd.Index(self.var_names, name="gene"))
 
-    def verdicts(self) -> list[CheckVerdict]:
-        """Sentences on all checks, with names of genes, at a level of .05.
+    def ranking(self, name: str, n_top: int = 10) -> pd.DataFrame:
+        """Worst values of one check, with the replicated interval and adjusted p-values."""
+        ranking = self.results[name].ranking(self.labels(name), alpha=LEVEL)
+        frame = pd.DataFrame(ranking.rows(n_top)).rename(columns={"feature": "gene"})
+        names = {
+            "replicated": "replicated mean",
+            "low": "5 %",
+            "high": "95 %",
+            "p_adjusted": "adjusted p",
+            "rejected": "misfit",
+        }
+        return frame.rename(columns=names)
 
-        A check that finds nothing is passed only if it had enough draws to find something.
-        """
+    def verdicts(self) -> list[Verdict]:
+        """Sentences on all checks, with names of genes, at a level of .05."""
         return [self._verdict(name) for name in self.results]
 
     def notes(self) -> list[str]:
@@ -90,67 +100,84 @@ class Checked(NamedTuple):
         ]
         return kept + [f"{', '.join(names)}: {note}" for note, names in special.items()]
 
+    def labels(self, name: str) -> Sequence[str] | None:
+        """Names of the values of a check: its own, the genes, or None."""
+        result = self.results[name]
+        if result.labels is not None or result.uniform.ndim == 0:
+            return result.labels
+        per_gene = result.axis in (None, "feature") and len(result.uniform) == len(self.var_names)
+        return self.var_names if per_gene else None
+
+    def _verdict(self, name: str) -> Verdict:
+        labels = self.labels(name)
+        noun = "gene" if labels is self.var_names else None
+        return self.results[name].verdict(LEVEL, labels=labels, noun=noun)
+
     def _row(self, name: str) -> dict[str, Any]:
         result, verdict = self.results[name], self._verdict(name)
-        row = {"check": name}
         if result.uniform.ndim == 0:
-            misfit = {True: "no", False: "yes", None: "too few draws"}[verdict.passed]
-            return row | {
-                "z": result.z.item(),
-                "p": result.p_two_sided.item(),
-                "misfit": misfit,
-                "largest": "",
-            }
-        n_failing = int((result.p_adjusted <= LEVEL).sum())
-        few = "" if n_failing or _conclusive(result) else ", too few draws"
-        return row | {
-            "z": result.z.abs().median().item(),
-            "p": result.p_adjusted.min().item(),
-            "misfit": f"{n_failing} of {result.z.numel()} genes{few}",
-            "largest": self._largest(result),
+            misfit = {True: "no", False: "yes", None: "no verdict"}[verdict.passed]
+            z, largest = verdict.effect, ""
+        else:
+            noun = "gene" if self.labels(name) is self.var_names else result.axis or "value"
+            misfit = f"{verdict.n_rejected} of {verdict.n_values} {noun}s"
+            misfit += ", no verdict" if verdict.passed is None else ""
+            z = result.z.abs().median().item()
+            pairs = zip(verdict.worst, result.ranking(self.labels(name)).z.tolist(), strict=False)
+            largest = ", ".join(f"{label} {value:+.1f}" for label, value in pairs)
+        return {
+            "check": name,
+            "z": z,
+            "p": verdict.p_value,
+            "misfit": misfit,
+            "largest": largest,
         }
-
-    def _largest(self, result: PopPCResult) -> str:
-        z = result.z.numpy()
-        size = np.where(np.isfinite(z), np.abs(z), -1.0)  # infinite where replicates do not vary
-        order = np.argsort(-size, kind="stable")[:N_NAMED]
-        return ", ".join(f"{self.var_names[i]} {z[i]:+.1f}" for i in order if size[i] > 0)
-
-    def _verdict(self, name: str) -> CheckVerdict:
-        result = self.results[name]
-        n_draws = result.n_draws
-        if result.uniform.ndim == 0:
-            p, z = result.p_two_sided.item(), result.z.item()
-            value = result.heldout.double().mean().item()
-            where = f"the held-out value {value:.4g} lies {abs(z):.2g} sd "
-            where += (
-                f"{'above' if z >= 0 else 'below'} the mean of {n_draws} replicates, p = {p:.2g}"
-            )
-            if 2 / (n_draws + 1) > LEVEL:
-                return CheckVerdict(f"{name}: no verdict, too few draws; {where}.", None)
-            found = "misfit" if p <= LEVEL else "no misfit"
-            return CheckVerdict(f"{name}: {found}; {where}.", p > LEVEL)
-        n_failing = int((result.p_adjusted <= LEVEL).sum())
-        largest = self._largest(result)
-        most = f"; largest effects in sd: {largest}" if largest else ""
-        counted = f"of {result.z.numel()} genes at a false discovery rate of {LEVEL:g}"
-        if n_failing:
-            return CheckVerdict(f"{name}: misfit in {n_failing} {counted}{most}.", False)
-        if _conclusive(result):
-            return CheckVerdict(f"{name}: misfit in none {counted}{most}.", True)
-        text = f"{name}: no verdict, {n_draws} draws are too few to reject single genes"
-        return CheckVerdict(text + most + ".", None)
-
-
-def _conclusive(result: PopPCResult) -> bool:
-    """Whether a single value at the smallest p-value would be rejected."""
-    return result.z.numel() * 2 / (result.n_draws + 1) <= LEVEL
 
 
 def check_n_draws(n_draws: int) -> None:
     """Refuse fewer than two replicates: effect sizes need their spread."""
     if n_draws < 2:
         raise ValueError(f"n_draws must be at least 2, got {n_draws}.")
+
+
+def default_suite(source: Source) -> Mapping[str, Discrepancy]:
+    """Checks of cells for a model of cells, statistics alone for stored replicates."""
+    return CELL_CHECKS if source.scores else STATISTICS
+
+
+def check_source(
+    source: Source,
+    suite: Mapping[str, Discrepancy] | None = None,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> Checked:
+    """Run predictive checks, all on the same replicates.
+
+    Parameters
+    ----------
+    source
+        Draws and the data to compare with them.
+    suite
+        Discrepancies by name; default :func:`default_suite`.
+    seed
+        Seed of the replicates.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Checked
+        Results whose ``notes`` hold the reservations, so none is raised as a warning.
+    """
+    stacked = isinstance(source.draws, StackedReplicates)  # no waiting, nothing to show
+    draws = source.draws if stacked else _Shown(source.draws, progress)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CriticismWarning)  # kept in the notes of every result
+        results = pop_pc_suite(
+            draws, source.x, suite or default_suite(source), n_obs=source.n_obs, seed=seed
+        )
+    return Checked(results, list(source.var_names))
 
 
 def check_cells(
@@ -162,7 +189,7 @@ def check_cells(
     seed: int = 0,
     progress: bool = False,
 ) -> Checked:
-    """Run the standard held-out predictive checks.
+    """Run the standard checks of a model on cells that the fit has not seen.
 
     Parameters
     ----------
@@ -173,76 +200,72 @@ def check_cells(
     n_obs
         Number of cells of the fit; a model with point-estimated globals is judged by it.
     n_draws
-        Replicates a check, S, at least 2.
-    seed
-        Seed of the replicates.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    Checked
-        Results whose ``notes`` hold the reservations, so none is raised as a warning.
+        Replicates, S, at least 2.
+    seed, progress
+        As for :func:`check_source`.
     """
     check_n_draws(n_draws)
-    batch = as_batch(heldout)
-    draws = predictive_draws(model, batch, n_draws, local="prior", seed=seed)
-    results = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CriticismWarning)  # kept in the notes of every result
-        for name in tqdm(CHECKS, desc="checks", disable=not progress, leave=False):
-            results[name] = pop_pc(draws, batch.x, CHECKS[name], n_obs=n_obs, seed=seed)
-    return Checked(results, list(heldout.var_names))
+    source = cells_source("model", model, heldout, n_obs=n_obs, n_draws=n_draws, seed=seed)
+    return check_source(source, seed=seed, progress=progress)
 
 
 def check_file(
-    directory: str | Path,
-    path: str | Path,
+    model: str | Path,
+    data: str | Path | None,
     out: str | Path,
     *,
+    checks: Sequence[str] = (),
     all_cells: bool = False,
     n_draws: int = 200,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Checked, dict[str, Any]]:
-    """Check the model in ``directory`` on an h5ad file; write ``check.json`` and ``genes.csv``.
+    """Check a saved model or stored replicates on held-out data.
 
-    Cells marked ``"train"`` by an earlier fit are left out unless ``all_cells`` is set, which is
-    for files that the fit has not seen.
+    Writes ``check.json``, ``report.html`` and, where checks have a value per gene or variable,
+    ``genes.csv`` into ``out``.
+
+    Parameters
+    ----------
+    model, data, all_cells, n_draws
+        As for :func:`probinterp.jobs.sources.open_source`.
+    out
+        Directory to write to.
+    checks
+        Discrepancies, as for :func:`probinterp.jobs.discrepancy_names.find_discrepancy`; default
+        :func:`default_suite`.
+    seed, progress
+        As for :func:`check_source`.
+
+    Returns
+    -------
+    tuple
+        Results, and the summary that was written.
     """
     check_n_draws(n_draws)
-    model, reference = load(directory), load_reference(directory)
-    n_obs = _fitted_cells(directory)
-    heldout = read_heldout(path, reference, all_cells=all_cells)
+    source = open_source(model, data, all_cells=all_cells, n_draws=n_draws, seed=seed)
+    suite = suite_of(checks, source.columns)
     folder = output_folder(out)
-    checked = check_cells(
-        model, heldout, n_obs=n_obs, n_draws=n_draws, seed=seed, progress=progress
-    )
+    checked = check_source(source, suite or None, seed=seed, progress=progress)
+    from probinterp.jobs.check_pages import write_check_page  # matplotlib is slow to import
+
     summary = {name: _short(result) for name, result in checked.results.items()}
     checked.genes().to_csv(folder / "genes.csv")
+    write_check_page(folder / "report.html", source, checked, seed=seed)
     return checked, write_json(folder / "check.json", summary)
 
 
-def read_heldout(
-    path: str | Path, reference: ExpressionData, *, all_cells: bool = False
-) -> ExpressionData:
-    """Held-out cells of an h5ad file, genes in the order of the model's."""
-    adata = read_h5ad(path)
-    if not all_cells:
-        held = (split_column(adata, path) == "heldout").to_numpy()
-        if not held.any():
-            raise ValueError(f"{path} marks no cell as held out.")
-        adata = adata[held].copy()
-    return read_like(adata, reference)
+class _Shown:
+    """Draws with a progress bar; everything else is passed on."""
 
+    def __init__(self, draws: Iterable[PredictiveDraw], progress: bool) -> None:
+        self._draws, self._progress = draws, progress
 
-def _fitted_cells(directory: str | Path) -> int:
-    try:
-        return int(read_config(directory)["fit"]["settings"]["n_obs"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{directory} was saved without the settings of its fit; expected n_obs there."
-        ) from error
+    def __iter__(self) -> Iterator[PredictiveDraw]:
+        return iter(tqdm(self._draws, desc="checks", disable=not self._progress, leave=False))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._draws, name)
 
 
 def _short(result: PopPCResult) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-import probinterp
 from probinterp.genomics import marker_groups, top_genes
 from probinterp.inference import log_predictive_density
+from probinterp.jobs.check_pages import check_findings, checks_section, versions
 from probinterp.jobs.checking import Checked, check_cells, check_n_draws
 from probinterp.jobs.fitting import SPLIT_COLUMN, Fitted, read_fit
 from probinterp.reporting import (
     Figure,
+    Finding,
     Section,
     Table,
-    Verdict,
     factor_activity,
     loadings_heatmap,
-    pop_pc_distribution,
-    pop_pc_features,
     training_curve,
     write_report,
 )
@@ -82,24 +79,19 @@ def write_page(
     title, settings
         Heading, and settings to list beside the versions.
     """
-    versions = {
-        "probinterp": probinterp.__version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
     sections = [
         _found(fitted, group_key),
         _comparison(comparison),
-        *(_checks(name, result) for name, result in checked.items()),
+        *(checks_section(name, result) for name, result in checked.items()),
         _training(fitted),
     ]
-    verdicts = _verdicts(fitted, next(iter(checked.values())), comparison, group_key)
+    findings = _findings(fitted, next(iter(checked.values())), comparison, group_key)
     return write_report(
         path,
         title=title,
         sections=sections,
-        verdicts=verdicts,
-        settings=dict(settings) | versions,
+        findings=findings,
+        settings=dict(settings) | versions(),
     )
 
 
@@ -236,27 +228,6 @@ def _comparison(comparison: pd.DataFrame) -> Section:
     return Section("Does it predict new cells?", text, tables=[Table(comparison, caption)])
 
 
-def _checks(name: str, checked: Checked) -> Section:
-    figures = []
-    for check, result in checked.results.items():
-        if result.uniform.ndim == 0:
-            axes, caption = pop_pc_distribution(result), f"{name}: {check}."
-        else:
-            axes = pop_pc_features(result, feature_names=checked.var_names)
-            caption = f"{name}: {check}, effect size of every gene."
-        figures.append(Figure(axes, caption))
-    text = (
-        "Each check computes one number, or one per gene, from the held-out cells and from data "
-        "sets that the model makes up. z says how far the two lie apart, in standard deviations "
-        "over the made-up data sets.\n\n"
-    ) + "\n\n".join(checked.notes())
-    caption = (
-        "For checks per gene: median |z|, smallest adjusted p, and the genes with the largest z."
-    )
-    table = Table(checked.table(), caption)
-    return Section(f"Predictive checks: {name}", text, figures, [table])
-
-
 def _training(fitted: Fitted) -> Section:
     history = fitted.restarts.histories[fitted.restarts.best_index]
     caption = "Loss per cell (negative ELBO) in training and on held-out cells."
@@ -267,13 +238,13 @@ def _training(fitted: Fitted) -> Section:
     return Section("Training", text, [Figure(training_curve(history), caption)])
 
 
-def _verdicts(
+def _findings(
     fitted: Fitted, checked: Checked, comparison: pd.DataFrame, group_key: str | None
-) -> list[Verdict]:
+) -> list[Finding]:
     """What was found, whether it predicts better than the baseline, and the checks."""
-    found = [Verdict(_summary_of_factors(fitted, group_key))]
-    found += [Verdict(*_compared(row)) for row in comparison.iloc[1:].to_dict("records")]
-    return found + [Verdict(*verdict) for verdict in checked.verdicts()]
+    found = [Finding(_summary_of_factors(fitted, group_key))]
+    found += [Finding(*_compared(row)) for row in comparison.iloc[1:].to_dict("records")]
+    return found + check_findings(checked)
 
 
 def _summary_of_factors(fitted: Fitted, group_key: str | None) -> str:

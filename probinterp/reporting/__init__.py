@@ -1,24 +1,54 @@
 """Pictures, ArviZ trees and one-page reports, all made from results and never from models."""
 
+from probinterp.reporting.arviz_draws import ArvizDraws, from_arviz
+from probinterp.reporting.calibration_plots import (
+    calibrated_ppc_distribution,
+    p_value_ecdf,
+    refit_calibration,
+)
 from probinterp.reporting.check_plots import (
     pop_pc_distribution,
     pop_pc_features,
     pop_pc_intervals,
 )
 from probinterp.reporting.inference_data import to_arviz
+from probinterp.reporting.loo import LooPit, loo_pit
+from probinterp.reporting.null_plots import null_check_matrix
 from probinterp.reporting.plots import factor_activity, loadings_heatmap, training_curve
-from probinterp.reporting.report import Figure, Section, Table, Verdict, write_report
+from probinterp.reporting.report import Figure, Finding, Section, Table, write_report
+from probinterp.reporting.score_plots import (
+    interval_coverage,
+    pit_ecdf,
+    pit_histogram,
+    score_differences,
+)
+from probinterp.reporting.split_plots import block_p_values, fold_effects, fold_p_values
 
 __all__ = [
+    "ArvizDraws",
     "Figure",
+    "Finding",
+    "LooPit",
     "Section",
     "Table",
-    "Verdict",
+    "block_p_values",
+    "calibrated_ppc_distribution",
     "factor_activity",
+    "fold_effects",
+    "fold_p_values",
+    "from_arviz",
+    "interval_coverage",
     "loadings_heatmap",
+    "loo_pit",
+    "null_check_matrix",
+    "p_value_ecdf",
+    "pit_ecdf",
+    "pit_histogram",
     "pop_pc_distribution",
     "pop_pc_features",
     "pop_pc_intervals",
+    "refit_calibration",
+    "score_differences",
     "to_arviz",
     "training_curve",
     "write_report",

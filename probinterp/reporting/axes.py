@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness.
 BLUE, ORANGE, VERMILION, GREY = "#0072B2", "#E69F00", "#D55E00", "#767676"
+SERIES = (BLUE, VERMILION, "#009E73", "#CC79A7", ORANGE, "#56B4E9", "black")  # curves in order
+BAND = "0.88"  # where a correct model lies
 DIVERGING = "RdBu_r"
 SMALL_FONT = 8.0  # points; nothing is set smaller
 LINE_INCHES = 1.25 * SMALL_FONT / 72  # height of one line of small text
@@ -106,6 +108,11 @@ def shorten(text: str, length: int = 40) -> str:
         head = (length - 1) // 2
         text = f"{text[:head]}…{text[-(length - 1 - head) :]}"
     return text.replace("$", r"\$")
+
+
+def spaced(name: str) -> str:
+    """Name of a function as words; dollar signs are never read as formulas."""
+    return name.replace("_", " ").replace("$", r"\$")
 
 
 def spread(

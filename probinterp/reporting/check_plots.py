@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from probinterp.criticism.verdict import resolution
 from probinterp.reporting.arrays import as_array, as_count, as_names
 from probinterp.reporting.axes import (
     BLUE,
@@ -20,6 +21,7 @@ from probinterp.reporting.axes import (
     name_rows,
     new_axes,
     set_heading,
+    spaced,
     tidy,
 )
 
@@ -65,15 +67,11 @@ def pop_pc_distribution(result: PopPCResult, ax: Axes | None = None) -> Axes:
     else:
         text = f"{_data(result)}, under each draw"
         ax.hist(heldout, bins=bins, histtype="step", color=VERMILION, lw=2, label=text)
-    ax.set(xlabel=_spaced(result.discrepancy), ylabel=f"draws (of {result.n_draws})")
+    ax.set(xlabel=spaced(result.discrepancy), ylabel=f"draws (of {result.n_draws})")
     set_heading(ax, _kind(result), _numbers(result))
     ax.legend(frameon=False)
     tidy(ax)
     return ax
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ").replace("$", r"\$")
 
 
 def _data(result: PopPCResult) -> str:
@@ -91,6 +89,8 @@ def _numbers(result: PopPCResult) -> str:
     p, floor = result.p_value.item(), 1 / result.n_draws
     one_sided = f"p < {floor:.2g}" if p < floor else f"p = {p:.3g} ± {result.mc_error.item():.2g}"
     two_sided = f"two-sided p = {result.p_two_sided.item():.3g}"
+    if result.refitted is not None:
+        two_sided += f" ({result.p_decision.item():.3g} among {len(result.refitted)} refits)"
     z = f"z = {result.z.item():+.3g} sd" if result.n_draws > 1 else "z not defined by one draw"
     return f"{one_sided}, {two_sided}, {z}"
 
@@ -105,7 +105,7 @@ def pop_pc_features(
 ) -> Axes:
     """Effect size of every feature in increasing order, with the worst features named.
 
-    Features whose two-sided p-value is rejected by Benjamini and Hochberg's procedure are
+    Features whose p-value of the decision is rejected by Benjamini and Hochberg's procedure are
     coloured; dashed lines lie at the smallest rejected effect of each sign. Infinite effect
     sizes, of features whose replicates do not vary, are triangles at the edge.
 
@@ -152,7 +152,7 @@ def pop_pc_features(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(edgecolor="none", framealpha=0.9, loc="lower right", fontsize=9)
     ax.set(xlabel="features in order of z", ylabel="effect size z [sd of the replicates]")
-    title = f"{_spaced(result.discrepancy)}: {_kind(result)}"
+    title = f"{spaced(result.discrepancy)}: {_kind(result)}"
     set_heading(ax, title, _rejections(result, alpha))
     tidy(ax)
     return ax
@@ -180,18 +180,18 @@ def _draw_features(
 
 def _rejections(result: PopPCResult, alpha: float) -> str:
     """How many features Benjamini and Hochberg reject, and whether the draws allow any."""
-    p = as_array("p_two_sided", result.p_two_sided, 1)
+    p = as_array("p_decision", result.p_decision, 1)
     rejected = as_array("p_adjusted", result.p_adjusted, 1) <= alpha
     text = f"{rejected.sum()} of {len(p)} rejected at a false discovery rate of {alpha:g}"
     if rejected.any():
         return f"{text} (two-sided p ≤ {p[rejected].max():.2g})"
-    floor = 2 / (result.n_draws + 1)
+    floor = resolution(result)
     needed = int(np.ceil(floor * len(p) / alpha - 1e-9))
-    return (
-        text
-        if needed <= 1
-        else f"{text} ({result.n_draws} draws: needs {needed} at p = {floor:.2g})"
-    )
+    if needed <= 1:
+        return text
+    source = "draws" if result.refitted is None else "refits"
+    count = result.n_draws if result.refitted is None else len(result.refitted)
+    return f"{text} ({count} {source}: needs {needed} at p = {floor:.2g})"
 
 
 def _effect_sizes(result: PopPCResult, function: str) -> Array:
@@ -250,7 +250,7 @@ def pop_pc_intervals(
         ax.set_xscale("log")
     name_rows(ax, [names[i] for i in worst], np.arange(len(worst)))
     ax.set_ylim(len(worst), 0)
-    ax.set_xlabel(_spaced(result.discrepancy))
+    ax.set_xlabel(spaced(result.discrepancy))
     set_heading(ax, f"{_kind(result)}: the {len(worst)} largest |z|")
     ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(ax)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probinterp.reporting.arrays import as_array, as_names
+from probinterp.reporting.arviz_version import tree_of_arrays
 
 if TYPE_CHECKING:
     from probinterp.criticism.result import PopPCResult
@@ -53,6 +53,13 @@ def to_arviz(
     ValueError
         If there is no result, a name occurs twice, names do not fit, or results differ in
         draws, check, data or seed.
+
+    Notes
+    -----
+    A single number is drawn by ``plot_bpv(kind="t_stat")`` and from version 1 by
+    ``plot_ppc_tstat`` and ``plot_ppc_interval``; densities and PIT values (``plot_ppc``,
+    ``plot_ppc_dist``, ``plot_ppc_pit``) show results per feature, for one number they are empty.
+    ArviZ's ``bpv`` is the share of replicates at most as large as the data: 1 - p, up to ties.
     """
     named = _by_name(results)
     groups, features = statistic_groups(named)
@@ -63,7 +70,7 @@ def to_arviz(
         dims = {name: ["feature"] for name, r in named.items() if r.uniform.ndim == 1}
     elif feature_names is not None:
         raise ValueError("feature_names were given, but every result is a single number.")
-    tree = _tree(groups, coords=coords, dims=dims)
+    tree = tree_of_arrays(groups, coords=coords, dims=dims)
     for part in (tree, *(tree[group] for group in groups)):
         part.attrs.pop("creation_library_version", None)  # ArviZ's own, set from version 1
         part.attrs.update(attributes)
@@ -135,14 +142,3 @@ def tree_attributes(named: Mapping[str, PopPCResult]) -> dict[str, str | int]:
         "seed": first.seed,
         "creation_library": "probinterp",
     }
-
-
-def _tree(groups: Any, **options: Any) -> Any:
-    """``arviz.from_dict`` as versions before and from 1 spell it."""
-    with warnings.catch_warnings():
-        # said once a day by 0.23, on import: nothing the caller can act on
-        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing", FutureWarning)
-        import arviz
-    if int(arviz.__version__.split(".")[0]) >= 1:
-        return arviz.from_dict(groups, **options)
-    return arviz.from_dict(**groups, **options)

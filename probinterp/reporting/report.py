@@ -1,4 +1,4 @@
-"""One self-contained HTML page with what was found: verdicts, figures, tables, settings."""
+"""One self-contained HTML page with what was found: findings, figures, tables, settings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """One sentence at the head of the report.
 
     Parameters
@@ -111,7 +111,7 @@ def write_report(
     *,
     title: str,
     sections: Sequence[Section],
-    verdicts: Sequence[Verdict] = (),
+    findings: Sequence[Finding] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one HTML file that needs no other file, no network and no scripts.
@@ -129,7 +129,7 @@ def write_report(
         Heading of the page.
     sections
         Parts of the report, at least one.
-    verdicts
+    findings
         Sentences at the head of the page.
     settings
         Names and values needed to repeat the work (seed, versions, options), printed at the end.
@@ -146,7 +146,7 @@ def write_report(
     FileNotFoundError
         If the folder does not exist.
     TypeError
-        If an item of ``sections`` or ``verdicts`` is something else.
+        If an item of ``sections`` or ``findings`` is something else.
     """
     path = Path(path)
     if path.suffix.lower() != ".html":
@@ -156,12 +156,12 @@ def write_report(
     if len(sections) == 0:
         raise ValueError("a report needs at least one section, got none.")
     _check_items("sections", sections, Section)
-    _check_items("verdicts", verdicts, Verdict)
+    _check_items("findings", findings, Finding)
     for section in sections:
         _check_items(f"figures of section {section.title!r}", section.figures, Figure)
         _check_items(f"tables of section {section.title!r}", section.tables, Table)
     page = _template().render(
-        title=title, verdicts=verdicts, sections=sections, settings=dict(settings or {})
+        title=title, findings=findings, sections=sections, settings=dict(settings or {})
     )
     _write_atomically(path, page)
     _close([figure for section in sections for figure in section.figures])

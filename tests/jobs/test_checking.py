@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from probinterp.criticism import FunctionDraw, discrepancies, pop_pc
+from probinterp.criticism import FunctionDraw, discrepancies, pop_pc_suite
 from probinterp.jobs import check_cells, check_file
-from probinterp.jobs.checking import CHECKS, Checked
+from probinterp.jobs.checking import CELL_CHECKS, Checked
 from probinterp.jobs.fitting import read_fit, read_h5ad
 
 
@@ -22,10 +22,10 @@ def test_files_hold_the_numbers_of_the_result(fitted_folder, checked, tmp_path):
     path = fitted_folder / "adata.h5ad"
     again, summary = check_file(fitted_folder / "model", path, tmp_path, n_draws=45)
     assert json.loads((tmp_path / "check.json").read_text()) == summary
-    assert summary.keys() == CHECKS.keys()
+    assert summary.keys() == CELL_CHECKS.keys()
     for name, result in checked.results.items():
         torch.testing.assert_close(again.results[name].replicated, result.replicated)
-        assert summary[name]["verdict"] == result.verdict(0.05)
+        assert summary[name]["verdict"] == str(result.verdict(0.05))
     genes = pd.read_csv(tmp_path / "genes.csv", index_col="gene")
     expected = checked.results["gene variance"].z.numpy()
     np.testing.assert_allclose(genes["gene variance: z"], expected, rtol=1e-6)
@@ -69,7 +69,7 @@ def results_of(make_counts, n_draws=199, n_genes=3):
     }
     x = make_counts(likelihood.sample())
     names = [f"g{j}" for j in range(n_genes)]
-    return Checked({n: pop_pc(draws, x, d, reference=draws[0]) for n, d in checks.items()}, names)
+    return Checked(pop_pc_suite(draws, x, checks, reference=draws[0]), names)
 
 
 def test_verdicts_name_the_gene_that_fails():
@@ -79,10 +79,13 @@ def test_verdicts_name_the_gene_that_fails():
 
     overall, per_gene = results_of(spoil).verdicts()
     assert overall.passed is False
-    assert overall.statement.startswith("library size: misfit; the held-out value")
+    assert str(overall).startswith("library size shows misfit: its held-out value")
     assert per_gene.passed is False
-    assert "misfit in 1 of 3 genes" in per_gene.statement
-    assert "largest effects in sd: g1 +" in per_gene.statement
+    assert "misfit in 1 of 3 genes" in str(per_gene)
+    assert "largest effects in sd: g1 +" in str(per_gene)
+    ranking = results_of(spoil).ranking("gene variance")
+    assert ranking["gene"].iloc[0] == "g1"
+    assert ranking["misfit"].tolist() == [True, False, False]
     assert results_of(spoil).table()["misfit"].tolist() == ["yes", "1 of 3 genes"]
 
 
@@ -90,15 +93,15 @@ def test_verdicts_pass_a_right_model():
     overall, per_gene = results_of(lambda x: x).verdicts()
     assert overall.passed
     assert per_gene.passed
-    assert "no misfit" in overall.statement
-    assert "misfit in none of 3 genes" in per_gene.statement
+    assert "no misfit" in str(overall)
+    assert "shows no misfit in any of 3 genes" in str(per_gene)
 
 
 def test_too_few_draws_give_no_verdict():
     few = results_of(lambda x: x, n_draws=20)
     assert [v.passed for v in few.verdicts()] == [None, None]
-    assert all("no verdict" in v.statement for v in few.verdicts())
-    assert few.table()["misfit"].tolist() == ["too few draws", "0 of 3 genes, too few draws"]
+    assert all(str(v).startswith("No verdict on ") for v in few.verdicts())
+    assert few.table()["misfit"].tolist() == ["no verdict", "0 of 3 genes, no verdict"]
 
 
 def test_notes_are_said_once(checked):

@@ -61,7 +61,7 @@ def test_a_realised_check_keeps_its_p_value(make_result):
 
 
 @pytest.mark.skipif(
-    not any(importlib.util.find_spec(name) for name in ("h5netcdf", "netCDF4")),
+    not any(importlib.util.find_spec(name) for name in ("h5py", "netCDF4")),
     reason="no netCDF library; ArviZ 1.x does not bring one",
 )
 def test_the_tree_survives_a_file(scalar, tmp_path):
@@ -91,6 +91,19 @@ def test_arviz_draws_the_tree(per_feature, kind):
         figures = arviz.plot_ppc(to_arviz(per_feature), num_pp_samples=10)
     assert len(axes[0].lines) > 0
     assert np.ravel(figures)[0].has_data()
+    plt.close("all")
+
+
+@pytest.mark.parametrize("plot", ["plot_ppc_tstat", "plot_ppc_dist", "plot_ppc_pit"])
+def test_arviz_1_draws_the_tree(per_feature, plot):
+    arviz = pytest.importorskip("arviz", exc_type=ImportError)
+    if int(arviz.__version__.split(".")[0]) < 1:
+        pytest.skip(f"{plot} belongs to ArviZ from version 1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(arviz, plot)(to_arviz(per_feature), backend="matplotlib")
+    axes = plt.gcf().axes
+    assert len(axes[0].lines) + len(axes[0].collections) > 0
     plt.close("all")
 
 

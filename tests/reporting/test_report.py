@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from probinterp.reporting import Figure, Section, Table, Verdict, training_curve, write_report
+from probinterp.reporting import Figure, Section, Table, Finding, training_curve, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -58,8 +58,8 @@ def write(path, sections=None, **options):
 
 
 def test_verdicts_come_first_and_say_their_state_in_words(path):
-    verdicts = [Verdict("Fits.", True), Verdict("Fails.", False), Verdict("By the way.")]
-    write(path, verdicts=verdicts)
+    findings = [Finding("Fits.", True), Finding("Fails.", False), Finding("By the way.")]
+    write(path, findings=findings)
     page = Page(path)
     states = [attrs["class"] for attrs in page.attributes("li") if "class" in attrs]
     assert states == ["passed", "failed", "note"]
@@ -149,7 +149,7 @@ def test_hostile_names_are_text(path):
     bad = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>"
     frame = pd.DataFrame({bad: [bad]}, index=pd.Index([bad], name=bad))
     section = Section(bad, bad, [Figure(picture(), bad, bad)], [Table(frame, bad)])
-    write(path, [section], title=bad, verdicts=[Verdict(bad)], settings={bad: bad})
+    write(path, [section], title=bad, findings=[Finding(bad)], settings={bad: bad})
     page = Page(path)
     assert "<script" not in path.read_text(encoding="utf-8")
     assert len(page.attributes("img")) == 1
@@ -206,9 +206,9 @@ def test_pyplot_figures_are_closed(path, make_history):
         (
             "report.html",
             [Section("a")],
-            {"verdicts": ["fine"]},
+            {"findings": ["fine"]},
             TypeError,
-            "verdicts must be Verdict objects, got str",
+            "findings must be Finding objects, got str",
         ),
         (
             "report.html",
