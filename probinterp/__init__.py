@@ -5,7 +5,7 @@ Nothing heavy is imported here: AnnData, scanpy, ArviZ and matplotlib come with
 """
 
 from probinterp import models, simulate
-from probinterp.criticism import discrepancies, pop_pc, ppc
+from probinterp.criticism import discrepancies, pop_pc, pop_pc_suite, ppc
 from probinterp.inference import (
     ArrayData,
     EarlyStopping,
@@ -32,6 +32,7 @@ __all__ = [
     "log_predictive_density",
     "models",
     "pop_pc",
+    "pop_pc_suite",
     "posterior",
     "ppc",
     "predictive_draws",

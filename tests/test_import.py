@@ -4,9 +4,9 @@ import sys
 HEAVY = ("anndata", "scanpy", "open_clip", "arviz", "matplotlib", "sklearn")
 PROGRAM = f"""
 import sys, time
-start = time.perf_counter()
+start = time.process_time()  # of this process alone: the machine may be busy
 import probinterp
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(seconds, *[name for name in {HEAVY!r} if name in sys.modules])
 """
 
@@ -20,10 +20,7 @@ def imported():
 
 
 def test_import_is_light(capsys):
-    found = [imported()]
-    while min(seconds for seconds, _ in found) >= 3.5 and len(found) < 3:
-        found.append(imported())  # the machine may be busy
-    seconds, loaded = min(found)
+    seconds, loaded = imported()
     with capsys.disabled():
         print(f" [import probinterp: {seconds:.2f} s] ", end="")
     assert loaded == []

@@ -12,9 +12,10 @@ completion      half the words of held-out documents, proportions inferred from 
 Expected: the right model passes on new documents, nearly so in completion, where the variational
 posterior of the proportions counts, and fails the classical check, whose plug-in log likelihood
 finds the documents of the fit too likely. Bursts and lumped topics are seen by the mutual
-information of word and document within topics. Too many topics are seen on new documents alone:
-their prior spreads a document too thinly. On the Reuters texts every number of topics fails, while
-the log likelihood of the classical check changes sign near ten topics and there finds little.
+information of word and document within topics. Too many topics are seen on new documents, whose
+prior spreads each document too thinly, and not in completion. On the Reuters texts every number
+of topics fails, while the log likelihood of the classical check changes sign between ten and
+twenty topics and finds little there.
 
     python benchmarks/calibration/topics.py --sets 40 --out docs/studies/topics.csv
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ class Block(NamedTuple):
     draw: PredictiveDraw
     stacked: Tensor  # (C, N, G)
     rows: tuple[Tensor, ...]  # the same, C times (N, G)
+    together: bool  # whether blocks of these draws are evaluated as a whole
+
+    def compared(self, x: Tensor) -> Block:
+        """The compared data in a block of their own, to be evaluated as the replicates are."""
+        return Block(self.draw, x.unsqueeze(0), (x,), self.together)
 
 
 class SharedLikelihood:
@@ -43,9 +48,22 @@ class SharedLikelihood:
         self._latest = [*self._latest[-1:], (x, likelihood)]
         return likelihood
 
+    def __getattr__(self, name: str) -> Any:
+        """Parameters of the draw, for discrepancies that know what they are."""
+        return getattr(self._draw, name)
 
-def blocks(reference: Reference, x: Tensor) -> Iterator[Block]:
+
+def blocks(reference: Reference, x: Tensor, longest: int = BLOCK_VALUES) -> Iterator[Block]:
     """Replicates of all draws in turn, stacked where draws allow it and d stays at one draw.
+
+    Parameters
+    ----------
+    reference
+        Where the discrepancies are evaluated, and the draws that replicate.
+    x
+        The compared data, shape (N, G).
+    longest
+        Largest number of replicates in a stack.
 
     Raises
     ------
@@ -54,30 +72,53 @@ def blocks(reference: Reference, x: Tensor) -> Iterator[Block]:
     """
     stack, at = reference.stack, reference.draw
     if stack is not None and at is not None:
-        size = max(1, BLOCK_VALUES // x.numel())
+        size = max(1, min(longest, BLOCK_VALUES // x.numel()))
         for start in range(reference.first, len(stack), size):
             stop = min(start + size, len(stack))
             chunk = stack.replicate_chunk(start, stop)
             _require_like(chunk, (stop - start, *x.shape), x, f"replicate_chunk({start}, {stop})")
-            yield Block(at, chunk, chunk.unbind())
+            yield Block(at, chunk, chunk.unbind(), size > 1)
             del chunk  # before the next one is made
         return
     for index, draw in enumerate(reference.replicating):
         require_draw(draw, f"draw {index}")
         x_rep = draw.replicate()
         _require_like(x_rep, tuple(x.shape), x, f"replicate() of draw {index}")
-        yield Block(draw, x_rep.unsqueeze(0), (x_rep,))
+        yield Block(draw, x_rep.unsqueeze(0), (x_rep,), False)
         del x_rep  # before the next one is made
 
 
 def evaluate_block(discrepancy: Discrepancy, block: Block, at: PredictiveDraw) -> Tensor:
-    """Values (C, ...) of the discrepancy, all replicates of the block at once where it can."""
-    if len(block.rows) > 1:
+    """Values (C, ...) of the discrepancy, all replicates of the block at once where it can.
+
+    Raises
+    ------
+    ValueError
+        If the discrepancy changes its data in place.
+    """
+    before = _version(block.stacked)
+    values = _values(discrepancy, block, at)
+    if _version(block.stacked) != before:
+        raise ValueError("the discrepancy changed its data in place; work on a copy.")
+    return values
+
+
+def _values(discrepancy: Discrepancy, block: Block, at: PredictiveDraw) -> Tensor:
+    if block.together:
+        # Sums over one data set alone are rounded in another order than those over several, which
+        # would break the ties of discrete data: a single one is evaluated twice.
+        n = len(block.stacked)
+        several = block.stacked if n > 1 else block.stacked.expand(2, -1, -1)
         try:
-            return torch.vmap(lambda x: discrepancy(x, at))(block.stacked)
+            return torch.vmap(lambda x: discrepancy(x, at))(several)[:n]
         except (RuntimeError, ValueError, TypeError):
             pass  # control flow that depends on the data: one replicate after the other
     return torch.stack([require_tensor(discrepancy(x, at)) for x in block.rows])
+
+
+def _version(stacked: Tensor) -> int | None:
+    """How often the data were changed in place; unknown in inference mode."""
+    return None if stacked.is_inference() else stacked._version
 
 
 def require_tensor(value: object) -> Tensor:

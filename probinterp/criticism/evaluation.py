@@ -90,7 +90,8 @@ def _stream(
     draws: Iterable[PredictiveDraw], x: Tensor, suite: Mapping[str, Discrepancy], plan: Plan
 ) -> tuple[Reference, Streamed]:
     tie_seed, draw_seed = np.random.SeedSequence(plan.seed).generate_state(2, np.uint64).tolist()
-    regime = RegimeNumber() if plan.kind == "realised" and plan.check == "pop-pc" else None
+    realised = plan.kind == "realised" and plan.check == "pop-pc"
+    regime = RegimeNumber(x.numel()) if realised else None
     with torch.no_grad(), seeded(draw_seed, x.device):
         found = find_reference(draws, plan.kind, plan.reference, plan.n_reference)
         return found, stream(found, x, suite, tie_seed=tie_seed, regime=regime, stop=plan.stop)

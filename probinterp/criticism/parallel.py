@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 
 Item = TypeVar("Item")
@@ -27,6 +28,9 @@ def seeded_map(
 ) -> list[Value]:
     """Apply ``function(item, seed of the item)`` to all items through ``joblib.Parallel``.
 
+    A task finds torch's generators seeded with its seed, for functions that use them without
+    seeding them, and what it does to them is undone.
+
     Parameters
     ----------
     function
@@ -46,7 +50,7 @@ def seeded_map(
     chosen = list(items)
     tasks = zip(chosen, spawn_seeds(seed, len(chosen)), strict=True)
     if getattr(_thread, "busy", False):  # threads of a task would wait for the task
-        return [function(*task) for task in tasks]
+        return [_seeded(function, *task) for task in tasks]
     return list(Parallel(n_jobs=n_jobs)(delayed(_alone)(function, *task) for task in tasks))
 
 
@@ -60,6 +64,13 @@ def _alone(function: Callable[[Item, int], Value], item: Item, seed: int) -> Val
     with _GENERATORS:
         _thread.busy = True
         try:
-            return function(item, seed)
+            return _seeded(function, item, seed)
         finally:
             _thread.busy = False
+
+
+def _seeded(function: Callable[[Item, int], Value], item: Item, seed: int) -> Value:
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        return function(item, seed)

@@ -21,14 +21,19 @@ class RegimeNumber:
     replicate, with the error of the parameters; relative to the spread of the discrepancy that
     shift is about :math:`\hat r`, and :math:`E[p] \approx \Phi(-\hat r / \sqrt 2)` under a correct
     model. Moments are accumulated by Welford's algorithm: three tensors of the size of the data.
+
+    Parameters
+    ----------
+    n_values
+        Number n of held-out scalars. Moments may have fewer, where units share them.
     """
 
-    def __init__(self) -> None:
-        self.n_draws = 0
+    def __init__(self, n_values: int) -> None:
+        self.n_values, self.n_draws = n_values, 0
         self._mean = self._squares = self._variance = torch.zeros(())
 
     def update(self, likelihood: Distribution) -> None:
-        """Add the likelihood of the held-out data under one draw, moments of shape (N, G)."""
+        """Add the likelihood of the held-out data under one draw."""
         mean, variance = likelihood.mean, likelihood.variance
         self.n_draws += 1
         if self.n_draws == 1:
@@ -46,4 +51,4 @@ class RegimeNumber:
             return None
         between: Tensor = self._squares / (self.n_draws - 1)
         ratio = torch.where(between == 0, 0.0, between / self._variance)
-        return ratio.mean().item() * math.sqrt(2 * ratio.numel())
+        return ratio.mean().item() * math.sqrt(2 * self.n_values)

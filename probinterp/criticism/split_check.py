@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from probinterp.criticism.draws import Discrepancy, PredictiveDraw
@@ -16,7 +15,6 @@ from probinterp.criticism.holdout import Holdout, Labels, split_groups, split_ro
 from probinterp.criticism.parallel import seeded_map, spawn_seeds
 from probinterp.criticism.pop_pc import pop_pc
 from probinterp.criticism.result import Kind, PopPCResult
-from probinterp.criticism.stream import seeded
 from probinterp.criticism.warnings import CriticismWarning
 
 Caught = list[tuple[type[Warning], str]]
@@ -51,8 +49,7 @@ class CheckSplit:
         fit_seed, check_seed = spawn_seeds(seed, 2)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CriticismWarning)
-            with seeded(fit_seed, torch.device("cpu")):  # for a fit that ignores its seed
-                draws, x_new = self.fit(split.train, split.heldout, fit_seed)
+            draws, x_new = self.fit(split.train, split.heldout, fit_seed)
             result = pop_pc(
                 draws,
                 x_new,

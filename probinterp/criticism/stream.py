@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from probinterp.criticism.blocks import (
+    BLOCK_VALUES,
     Block,
     SharedLikelihood,
     blocks,
     evaluate_block,
-    require_tensor,
 )
 from probinterp.criticism.draws import Discrepancy, PredictiveDraw
 from probinterp.criticism.reference import Reference
@@ -74,7 +74,8 @@ def stream(
     columns = {name: _Column(name, d, tie_seed) for name, d in suite.items()}
     totals, n_draws = _Rows(), 0
     look = math.inf if stop is None else stop.first_look
-    for block in blocks(reference, x):
+    longest = BLOCK_VALUES if stop is None else stop.first_look
+    for block in blocks(reference, x, longest):
         at = SharedLikelihood(block.draw if reference.draw is None else reference.draw)
         for column in columns.values():
             column.evaluate(x, block, at, again=reference.draw is None)
@@ -88,7 +89,9 @@ def stream(
             look = stop.next_look(n_draws)
         del block, at  # one replicate at a time: the next one is made after this one is gone
     if n_draws == 0:
-        raise ValueError("draws is empty: there is nothing to replicate from.")
+        raise ValueError(
+            "draws is empty, or all of them were set aside: there is nothing to replicate from."
+        )
     # One look at the end: on a GPU, a look per draw would wait for the device each time.
     _require_numbers(totals.stacked(), "replicate() returned NaN in draw {}.")
     values = {name: column.finish(stop) for name, column in columns.items()}
@@ -105,11 +108,13 @@ class _Column:
     def evaluate(self, x: Tensor, block: Block, at: PredictiveDraw, *, again: bool) -> None:
         """Add the values of a block of replicates, and that of ``x`` if it is wanted again."""
         if again or len(self.heldout) == 0:
-            value = _require_value(self.discrepancy(x, at), self.heldout)
-            self.heldout.extend(value.unsqueeze(0))
+            self.heldout.extend(self._evaluated(block.compared(x), at))
+        self.replicated.extend(self._evaluated(block, at))
+
+    def _evaluated(self, block: Block, at: PredictiveDraw) -> Tensor:
         values = evaluate_block(self.discrepancy, block, at)
         _require_value(values[0], self.heldout)
-        self.replicated.extend(values)
+        return values
 
     @cached_property
     def uniform(self) -> Tensor:
@@ -182,19 +187,22 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _require_value(returned: object, previous: _Rows) -> Tensor:
-    value = require_tensor(returned)
+def _require_value(value: Tensor, previous: _Rows) -> None:
     if value.ndim > 1 or value.numel() == 0:
         raise ValueError(
             "the discrepancy must return a scalar or one value per feature or unit, "
             f"got shape {tuple(value.shape)}."
         )
-    if len(previous) and value.shape != previous.stacked().shape[1:]:
+    if len(previous) == 0:
+        return
+    first = previous.stacked()
+    if value.shape != first.shape[1:]:
         raise ValueError(
-            f"the discrepancy changed shape: first {tuple(previous.stacked().shape[1:])}, "
+            f"the discrepancy changed shape: first {tuple(first.shape[1:])}, "
             f"then {tuple(value.shape)}."
         )
-    return value
+    if value.dtype != first.dtype:  # one of them would be rounded
+        raise TypeError(f"the discrepancy changed dtype: first {first.dtype}, then {value.dtype}.")
 
 
 def _require_numbers(values: Tensor, message: str) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import (
@@ -41,13 +43,11 @@ def log_density(likelihood: Distribution, x: Tensor) -> Tensor:
     x
         Data, shape (N, G).
     """
-    names = _parameters(likelihood)
-    if names is None or x.is_cuda or x.ndim != 2 or x.numel() <= TILE_VALUES:
+    family = _family(likelihood)
+    if family is None or x.is_cuda or x.ndim != 2 or x.numel() <= TILE_VALUES:
         return likelihood.log_prob(x)
-    assert isinstance(likelihood, Independent)
-    base = likelihood.base_dist
-    kind = next(kind for kind in PARAMETERS if isinstance(base, kind))
-    tiles = [row_tiles(getattr(base, name).expand(x.shape)) for name in names]
+    law, kind, names = family
+    tiles = [row_tiles(getattr(law, name).expand(x.shape)) for name in names]
     return torch.cat(
         [
             kind(*tile, validate_args=False).log_prob(rows).sum(1)
@@ -61,8 +61,12 @@ def row_tiles(x: Tensor) -> tuple[Tensor, ...]:
     return x.split(len(x) if x.is_cuda else max(1, TILE_VALUES // x.shape[1]))
 
 
-def _parameters(likelihood: Distribution) -> tuple[str, ...] | None:
+def _family(likelihood: Distribution) -> tuple[Distribution, Any, tuple[str, ...]] | None:
+    """Law of the entries, its class in the table and its parameters, if it is of a known family."""
     if not isinstance(likelihood, Independent) or likelihood.reinterpreted_batch_ndims != 1:
         return None
-    base = likelihood.base_dist
-    return next((names for kind, names in PARAMETERS.items() if isinstance(base, kind)), None)
+    law = likelihood.base_dist
+    for kind, names in PARAMETERS.items():
+        if isinstance(law, kind) and type(law).log_prob is kind.log_prob:
+            return law, kind, names
+    return None

@@ -148,7 +148,7 @@ def minibatch_order(
     neighbouring observations are shuffled, then the observations within groups of 16 blocks, so
     that files are read in long runs. A last minibatch of one observation joins the one before.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     if block_size == 1:
         order = torch.randperm(n, generator=generator)
     else:

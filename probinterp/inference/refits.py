@@ -108,7 +108,8 @@ def model_refits(
         As in :func:`predictive_draws`; use the one of the check that is calibrated.
     warm_start
         Start each refit from the fitted weights, which a few epochs can then move, instead of
-        from new ones, with data-driven starting values where the model has them.
+        from new ones, with data-driven starting values where the model has them. Only for fits
+        that reach the optimum, see the notes.
     **fit_options
         Options of :func:`fit`, those of the original fit; by default on the CPU without a
         progress bar.
@@ -122,6 +123,15 @@ def model_refits(
     ------
     ValueError
         If an option belongs to a single fit.
+
+    Notes
+    -----
+    A refit must be what the original fit was. Maximum likelihood forgets where it started,
+    and warm starts are then exact and cheap. A network that is stopped before its optimum
+    does not: a warm refit starts at the very parameters that made its data, overfits less than
+    the original fit did, and a correct model is still rejected. Even full refits assume that
+    the fitted model is close to the truth; where it overfits by many standard deviations of the
+    discrepancy they are only a partial remedy.
 
     References
     ----------

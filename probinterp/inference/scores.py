@@ -31,7 +31,7 @@ def generative_parameters(
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with seeded(seed, batch.x.device), pyro.validation_enabled(False):
-        joint = _expected_joint(model, _rows(batch, slice(0, 2)))
+        joint = _expected_joint(model, batch.rows(slice(0, 2)))
     found = torch.autograd.grad(joint, list(named.values()), allow_unused=True)
     return {
         name: p
@@ -76,11 +76,11 @@ def row_scores(
     rows = torch.arange(len(batch.x), device=batch.x.device)
     with seeded(seed, batch.x.device), pyro.validation_enabled(False):
         if model.exact_marginal(batch) is not None:
-            blocks = [_rows(batch, block) for block in rows.split(BLOCK)]
+            blocks = [batch.rows(block) for block in rows.split(BLOCK)]
             return torch.cat([_exact_scores(model, block, parameters) for block in blocks])
         found = []
         for row in rows:
-            joint = _expected_joint(model, _rows(batch, row.expand(n_samples)))
+            joint = _expected_joint(model, batch.rows(row.expand(n_samples)))
             gradients = torch.autograd.grad(joint, parameters)
             found.append(torch.cat([gradient.flatten() for gradient in gradients]).double())
     return torch.stack(found)
@@ -109,8 +109,3 @@ def _expected_joint(model: ProbabilisticModel, batch: Batch) -> Tensor:
     joint = local_log_prob(sites_of(poutine.condition(model.model, data=values), batch))
     weight = (joint - local_log_prob(proposed)).detach().softmax(0)
     return weight @ joint
-
-
-def _rows(batch: Batch, index: Tensor | slice) -> Batch:
-    study, size_factor, mask = (None if value is None else value[index] for value in batch[1:])
-    return Batch(batch.x[index], study, size_factor, mask)

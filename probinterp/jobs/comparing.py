@@ -56,14 +56,18 @@ class Comparison(NamedTuple):
         return pd.DataFrame(rows)
 
     def check_table(self) -> pd.DataFrame:
-        """One row a check, one column a model: z, with a star where the check fails."""
+        """One row a check, one column a model: z, with a star where the check fails.
+
+        Of checks with several values the median size of z, which has no sign.
+        """
         rows: dict[str, dict[str, str]] = {}
         for model, checked in self.checked.items():
             for row, verdict in zip(
                 checked.table().to_dict("records"), checked.verdicts(), strict=True
             ):
                 star = {True: "", False: " *", None: " ?"}[verdict.passed]
-                rows.setdefault(row["check"], {})[model] = f"{row['z']:+.2f}{star}"
+                z = f"{row['z']:+.2f}" if verdict.n_values == 1 else f"{row['z']:.2f}"
+                rows.setdefault(row["check"], {})[model] = z + star
         frame = pd.DataFrame(rows).T.rename_axis("check").reset_index()
         return frame[["check", *self.checked]]
 
@@ -82,7 +86,8 @@ def compare_files(
 ) -> tuple[Comparison, dict[str, Any]]:
     """Rank models by a held-out score and check all of them on the same data.
 
-    Writes ``compare.json`` and ``report.html`` into ``out``.
+    Writes ``compare.json`` and ``report.html`` into ``out``. The comparison is fair only if no
+    model has been fitted to any of the units: fit all of them to the same split.
 
     Parameters
     ----------
@@ -187,12 +192,19 @@ def _write_page(path: Path, found: Comparison, settings: Mapping[str, Any]) -> N
     from probinterp.reporting import Table
 
     larger = "larger is better" if found.scores.score == "log score" else "smaller is better"
+    errors = {
+        "difference to the best": "+.3g",
+        "standard error": ".2g",
+        "its standard error": ".2g",
+    }
+    frame = found.score_table()
+    frame.loc[0, ["difference to the best", "its standard error"]] = float("nan")  # to itself
     tables = {
-        "scores": Table(found.score_table(), f"Held-out {found.scores.score}: {larger}."),
+        "scores": Table(frame, f"Held-out {found.scores.score}: {larger}.", errors),
         "checks": Table(
             found.check_table(),
             "Effect sizes z; * misfit at a level of .05, ? no verdict. For checks with several "
-            "values the median |z|.",
+            "values: the median |z|, and misfit of any value at a false discovery rate of .05.",
         ),
     }
     write_comparison_page(path, found.scores, tables, found.checked, settings)

@@ -38,6 +38,15 @@ class Batch(NamedTuple):
     size_factor: Tensor | None = None
     mask: Tensor | None = None
 
+    def rows(self, index: slice | Tensor) -> Batch:
+        """Observations ``index`` only."""
+        return Batch(
+            self.x[index],
+            None if self.study is None else self.study[index],
+            None if self.size_factor is None else self.size_factor[index],
+            None if self.mask is None else self.mask[index],
+        )
+
 
 class ProbabilisticModel(Configured, nn.Module, ABC):
     """A generative program and its guide on one plain ``nn.Module``.

@@ -190,7 +190,13 @@ def label_points(
             fontsize=SMALL_FONT,
             ha="right" if sign < 0 else "left",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "0.6",
+                "linewidth": 0.6,
+                "shrinkB": 2,
+                "relpos": (1 if sign < 0 else 0, 0.5),  # no line runs through a name
+            },
         )
         for i, height in zip(order, heights, strict=True)
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from probinterp.criticism.verdict import resolution
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 INTERVAL = (5.0, 95.0)  # percentiles of the replicates that the interval picture shows
 WIDE = 20.0  # effect sizes beyond this are drawn on a scale that is logarithmic outside ±3
+LINEAR, ORDERS, MOST_TICKS = 3.0, 16, 15
 
 
 def pop_pc_distribution(result: PopPCResult, ax: Axes | None = None) -> Axes:
@@ -138,9 +139,7 @@ def pop_pc_features(
     rank[order] = np.arange(1, len(z) + 1)
     edge = 1.15 * max(1.0, np.abs(z[np.isfinite(z)]).max(initial=0.0))
     drawn = np.clip(z, -edge, edge)
-    if edge > WIDE:
-        ax.set_yscale("symlog", linthresh=3)
-    ax.set_ylim(1.3 * min(drawn.min(), -1.0), 1.3 * max(drawn.max(), 1.0))
+    _scale_effects(ax, drawn, wide=edge > WIDE)
     ax.set_xlim(0.5 - 0.04 * len(z), 0.5 + 1.04 * len(z))
     ax.axhline(0, color="0.5", lw=0.8)
     _draw_features(ax, rank, drawn, z, as_array("p_adjusted", result.p_adjusted, 1) <= alpha)
@@ -151,11 +150,30 @@ def pop_pc_features(
             label_points(ax, rank, drawn, chosen, texts, side)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(edgecolor="none", framealpha=0.9, loc="lower right", fontsize=9)
-    ax.set(xlabel="features in order of z", ylabel="effect size z [sd of the replicates]")
+    ax.set(
+        xlabel=f"{result.axis or 'feature'}s in order of z",
+        ylabel="effect size z [sd of the replicates]",
+    )
     title = f"{spaced(result.discrepancy)}: {_kind(result)}"
     set_heading(ax, title, _rejections(result, alpha))
     tidy(ax)
     return ax
+
+
+def _scale_effects(ax: Axes, drawn: Array, *, wide: bool) -> None:
+    """Room for names above and below; plain numbers on a scale that is logarithmic outside ±3."""
+    room = 2.5 if wide else 1.3
+    low, high = room * min(drawn.min(), -1.0), room * max(drawn.max(), 1.0)
+    if wide:
+        ax.set_yscale("symlog", linthresh=LINEAR)
+        size = [step * 10.0**power for power in range(ORDERS) for step in (1, 3)]
+        ticks = [t for t in [*(-s for s in reversed(size)), 0.0, *size] if low <= t <= high]
+        every = int(np.ceil(len(ticks) / MOST_TICKS))
+        zero = ticks.index(0.0)
+        ax.set_yticks(ticks[zero % every :: every])
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_ylim(low, high)
 
 
 def _draw_features(
@@ -213,6 +231,7 @@ def pop_pc_intervals(
     *,
     feature_names: Sequence[str] | None = None,
     n_top: int = 20,
+    standardised: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """Replicated 90 % interval and held-out value of the worst features, largest |z| on top.
@@ -225,6 +244,9 @@ def pop_pc_intervals(
         Names of the features; numbers from 1 by default.
     n_top
         How many features are shown.
+    standardised
+        Subtract the mean of the replicates and divide by their standard deviation, so that
+        features of different sizes can be read on one axis and the held-out value lies at z.
     ax
         Where to draw; a new figure by default. The scale is logarithmic where all values are
         positive and the largest is more than 50 times the smallest.
@@ -232,13 +254,17 @@ def pop_pc_intervals(
     Raises
     ------
     ValueError
-        If the result is not one value per feature, names do not fit, or there is one draw.
+        If the result is not one value per feature, names do not fit, there is one draw, or a
+        value is infinite.
     """
     z = _effect_sizes(result, "pop_pc_intervals")
     names = as_names("feature_names", feature_names, len(z))
     worst = np.argsort(-np.abs(z), kind="stable")[: as_count("n_top", n_top)]
     replicated = as_array("replicated", result.replicated, 2, finite=True)[:, worst]
     heldout = as_array("heldout", result.heldout, 2, finite=True)[:, worst].mean(axis=0)
+    if standardised:
+        heldout = as_array("z", z[worst], 1, finite=True)
+        replicated = _standardised(replicated)
     low, high = np.percentile(replicated, INTERVAL, axis=0)
     rows = np.arange(len(worst)) + 0.5
     ax = new_axes(ax, 7.6, 1.5 + 1.6 * LINE_INCHES * len(worst))
@@ -250,8 +276,16 @@ def pop_pc_intervals(
         ax.set_xscale("log")
     name_rows(ax, [names[i] for i in worst], np.arange(len(worst)))
     ax.set_ylim(len(worst), 0)
-    ax.set_xlabel(spaced(result.discrepancy))
+    unit = " [sd of the replicates from their mean]" if standardised else ""
+    ax.set_xlabel(f"{spaced(result.discrepancy)}{unit}")
     set_heading(ax, f"{_kind(result)}: the {len(worst)} largest |z|")
     ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(ax)
     return ax
+
+
+def _standardised(replicated: Array) -> Array:
+    """Columns with mean 0 and standard deviation 1; those that do not vary are 0."""
+    centred = replicated - replicated.mean(axis=0)
+    varies = (replicated != replicated[0]).any(axis=0)
+    return np.where(varies, centred / np.where(varies, replicated.std(axis=0, ddof=1), 1.0), 0.0)

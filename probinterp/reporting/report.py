@@ -6,7 +6,7 @@ import base64
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from numbers import Number
 from pathlib import Path
@@ -50,7 +50,7 @@ class Figure:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table with its caption; floats are printed with four significant digits.
+    """A table with its caption; floats have four significant digits unless a format is given.
 
     Parameters
     ----------
@@ -58,21 +58,28 @@ class Table:
         Data frame with at least one column; the index is printed unless it only counts rows.
     caption
         What the table shows, printed above it.
+    formats
+        How the floats of a column are printed, by its name: ``{"p": ".2g", "z": "+.2f"}``.
     """
 
     frame: pd.DataFrame
     caption: str
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.frame, pd.DataFrame):
             raise TypeError(f"frame must be a pandas DataFrame, got {type(self.frame).__name__}.")
         if self.frame.shape[1] == 0:
             raise ValueError(f"the table {self.caption!r} has no columns.")
+        unknown = [name for name in self.formats if name not in self.frame.columns]
+        if unknown:
+            known = ", ".join(map(str, self.frame.columns))
+            raise ValueError(f"formats of unknown columns {unknown}; the columns are {known}.")
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One part of the report: text, then figures, then tables.
+    """One part of the report: text, a summary, then figures, then tables.
 
     Parameters
     ----------
@@ -81,13 +88,16 @@ class Section:
     text
         Plain text; an empty line starts a new paragraph.
     figures, tables
-        What follows the text, in this order.
+        What follows the text and the summary, in this order.
+    summary
+        Table between the text and the figures.
     """
 
     title: str
     text: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    summary: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,8 @@ def write_report(
     _check_items("findings", findings, Finding)
     for section in sections:
         _check_items(f"figures of section {section.title!r}", section.figures, Figure)
-        _check_items(f"tables of section {section.title!r}", section.tables, Table)
+        tables = [*section.tables, *([] if section.summary is None else [section.summary])]
+        _check_items(f"tables of section {section.title!r}", tables, Table)
     page = _template().render(
         title=title, findings=findings, sections=sections, settings=dict(settings or {})
     )
@@ -187,7 +198,6 @@ def _template() -> Template:
         "body": _body,
         "text": _text,
     }
-    environment.tests["numeric"] = _is_numeric
     source = resources.files("probinterp.reporting").joinpath("report.html.jinja")
     return environment.from_string(source.read_text(encoding="utf-8"))
 
@@ -234,11 +244,14 @@ def _header(frame: pd.DataFrame) -> list[tuple[str, bool]]:
     return index + [(_text(n), numeric) for n, numeric in zip(frame.columns, types, strict=True)]
 
 
-def _body(frame: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """Index cells, none if the index is not printed, and values of every row."""
+def _body(table: Table) -> Iterator[tuple[tuple[Any, ...], list[tuple[str, bool]]]]:
+    """Index cells, none if the index is not printed, and text and kind of the values of a row."""
+    frame = table.frame
+    forms = [table.formats.get(name, ".4g") for name in frame.columns]
     for label, values in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
         whole = label if isinstance(label, tuple) else (label,)
-        yield () if _counts_rows(frame) else whole, values
+        cells = [(_text(v, f), _is_numeric(v)) for v, f in zip(values, forms, strict=True)]
+        yield () if _counts_rows(frame) else whole, cells
 
 
 def _counts_rows(frame: pd.DataFrame) -> bool:
@@ -249,7 +262,7 @@ def _is_numeric(value: Any) -> bool:
     return isinstance(value, Number) and not isinstance(value, (bool, np.bool_))
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, form: str = ".4g") -> str:
     """Text of a cell or a setting."""
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(item) for item in value)
@@ -258,7 +271,7 @@ def _text(value: Any) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (float, np.floating)):
-        return MISSING if np.isnan(value) else f"{value:.4g}"
+        return MISSING if np.isnan(value) else format(value, form).replace("inf", "∞")
     return str(value)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from probinterp.reporting.arrays import as_array, as_count, as_names
 from probinterp.reporting.axes import (
@@ -28,6 +29,9 @@ from probinterp.reporting.uniform_band import uniform_band
 if TYPE_CHECKING:
     from probinterp.criticism.cross import CrossResult
     from probinterp.criticism.divided import DividedResult
+
+Array = NDArray[np.float64]
+FEW_FOLDS = 12  # up to which effect sizes are written beside the points
 
 
 def fold_p_values(result: CrossResult, *, alpha: float = 0.05, ax: Axes | None = None) -> Axes:
@@ -65,16 +69,8 @@ def fold_p_values(result: CrossResult, *, alpha: float = 0.05, ax: Axes | None =
     ax.axhspan(alpha / 2, 1 - alpha / 2, color=BAND, lw=0, label=f"accepted at {alpha:g}")
     ax.plot(numbers[~rejected], p[~rejected], "o", color=BLUE, ms=7)
     ax.plot(numbers[rejected], p[rejected], "o", color=VERMILION, ms=7)
-    if len(p) <= 12:
-        for number, height, effect in zip(numbers, p, z, strict=True):
-            ax.annotate(
-                f"z = {effect:+.2g}",
-                (number, height),
-                xytext=(0, 8 if height < 0.9 else -14),
-                textcoords="offset points",
-                fontsize=SMALL_FONT,
-                ha="center",
-            )
+    if len(p) <= FEW_FOLDS and not np.isnan(z).any():
+        _write_effects(ax, numbers, p, z)
     ax.set(xlabel="fold", ylabel="p (replicated ≥ held-out)", ylim=(-0.03, 1.03))
     ax.set_xlim(0.4, len(p) + 0.6)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -82,11 +78,23 @@ def fold_p_values(result: CrossResult, *, alpha: float = 0.05, ax: Axes | None =
         ax,
         f"{spaced(result.folds[0].discrepancy)}: {len(p)} folds, {rejected.sum()} rejected",
         f"together p = {result.p_pooled.item():.3g} (twice the average two-sided p), "
-        f"average z = {result.mean_z.item():+.2g}",
+        f"average z {_signed(result.mean_z.item())}",
     )
     ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(ax)
     return ax
+
+
+def _write_effects(ax: Axes, numbers: NDArray[np.intp], p: Array, z: Array) -> None:
+    for number, height, effect in zip(numbers, p, z, strict=True):
+        side = 8 if height < 0.9 else -14
+        place: dict[str, Any] = {"xytext": (0, side), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(f"z {_signed(effect)}", (number, height), fontsize=SMALL_FONT, **place)
+
+
+def _signed(effect: float) -> str:
+    """Effect size with its sign; one draw has none."""
+    return "not defined" if np.isnan(effect) else f"= {effect:+.2g}".replace("inf", "∞")
 
 
 def fold_effects(

@@ -43,6 +43,17 @@ def test_other_laws_are_scored_whole(monkeypatch):
     assert tiles.log_density(twice, torch.zeros(2, 50, 7)).shape == (2,)
 
 
+def test_laws_that_score_in_their_own_way_are_asked_themselves(monkeypatch):
+    class Doubled(Normal):
+        def log_prob(self, value):
+            return 2 * super().log_prob(value)
+
+    monkeypatch.setattr(tiles, "TILE_VALUES", 60)
+    law = Independent(Doubled(torch.zeros(50, 7), 1.0), 1)
+    x = law.sample()
+    assert torch.equal(tiles.log_density(law, x), law.log_prob(x))
+
+
 def test_column_statistics_do_not_depend_on_the_tiles(monkeypatch):
     x = torch.poisson(torch.full((50, 7), 1.3, dtype=torch.float64))
     whole = [d(x, None) for d in (discrepancies.feature_variance, discrepancies.zero_fraction)]

@@ -62,6 +62,14 @@ def test_an_uncalibrated_check_says_so(make_result):
     assert "data of the fit: 9" in words
 
 
+def test_refits_stand_beside_the_p_value_that_they_replace(make_result):
+    refitted = torch.linspace(-60, 60, 59, dtype=torch.float64)
+    result = make_result(np.arange(100.0), [99.5], refitted=refitted)
+    title = " ".join(pop_pc_distribution(result).get_title(loc="left").split())
+    expected = f"two-sided p = {2 / 101:.3g} ({result.p_refit:.3g} among 59 refits)"
+    assert expected in title
+
+
 def test_a_realised_check_has_two_histograms(make_result):
     rng = np.random.default_rng(0)
     heldout = rng.normal(1, 1, 64)
@@ -136,6 +144,19 @@ def test_the_title_says_when_the_draws_do_not_allow_a_rejection(make_result):
     assert "(99 draws: needs 20 at p = 0.02)" in title  # 20 x .05 / 50 = .02
 
 
+def test_features_are_rejected_by_refits_where_there_are_some(make_result):
+    rng = np.random.default_rng(0)
+    replicated = rng.normal(size=(400, 4))
+    refitted = torch.tensor(rng.normal(0, 50, (199, 4)))  # far wider than the replicates
+    result = make_result(replicated, [[9.0, 0.0, 0.0, 0.0]], refitted=refitted)
+    ax = pop_pc_features(result)
+    assert len(points(ax, VERMILION)) == 0
+    assert "0 of 4 rejected" in ax.get_title(loc="left")
+    few = make_result(replicated, [[9.0, 0.0, 0.0, 0.0]], refitted=refitted[:170])
+    title = " ".join(pop_pc_features(few, alpha=0.01).get_title(loc="left").split())
+    assert f"(170 refits: needs 5 at p = {2 / 171:.2g})" in title  # 5 x .01 / 4 > 2 / 171
+
+
 def test_infinite_effects_are_triangles_at_the_edge(make_result):
     replicated = np.random.default_rng(0).normal(size=(50, 3))
     replicated[:, 0] = 1.0
@@ -150,6 +171,17 @@ def test_wide_ranges_of_effects_get_a_logarithmic_scale(make_result, factor, sca
     replicated = np.random.default_rng(0).normal(size=(50, 30))
     ax = pop_pc_features(make_result(replicated, factor * np.linspace(-2, 2, 30)[None]))
     assert ax.get_yscale() == scale
+    if scale == "symlog":
+        expected = ["-300", "-100", "-30", "-10", "-3", "-1", "0", "1", "3", "10", "30", "100"]
+        ax.figure.canvas.draw()
+        labels = [text.get_text().replace("−", "-") for text in ax.get_yticklabels()]
+        assert labels[: len(expected)] == expected
+
+
+def test_the_axis_is_called_what_its_values_are(make_result):
+    replicated = np.random.default_rng(0).normal(size=(50, 3))
+    ax = pop_pc_features(make_result(replicated, [[0.0, 0.0, 0.0]], axis="group"))
+    assert ax.get_xlabel() == "groups in order of z"
 
 
 def test_a_single_feature_is_drawn(make_result):
@@ -208,3 +240,24 @@ def test_positive_values_of_many_sizes_get_a_logarithmic_scale(make_result):
     heldout = torch.tensor([[1.0, 500.0]])
     assert pop_pc_intervals(make_result(replicated, heldout)).get_xscale() == "log"
     assert pop_pc_intervals(make_result(-replicated, -heldout)).get_xscale() == "linear"
+
+
+def test_standardised_values_lie_at_z_and_constant_ones_at_zero(make_result):
+    rng = np.random.default_rng(0)
+    replicated = rng.normal(size=(300, 3)) * [1, 1000, 0] + [0, 5000, 2]
+    result = make_result(replicated, [[2.0, 3500.0, 2.0]])
+    ax = pop_pc_intervals(result, standardised=True)
+    order = np.argsort(-result.z.abs().numpy(), kind="stable")
+    assert ax.lines[1].get_xdata() == pytest.approx(result.z.numpy()[order])
+    segments = np.array(ax.collections[0].get_segments())[:, :, 0]
+    column = replicated[:, order[0]]
+    low = (np.percentile(column, 5) - column.mean()) / column.std(ddof=1)
+    assert segments[0, 0] == pytest.approx(low)
+    assert segments[2].tolist() == [0, 0]
+    assert ax.get_xlabel().endswith("[sd of the replicates from their mean]")
+
+
+def test_an_infinite_effect_has_no_place_on_a_standardised_axis(make_result):
+    result = make_result([[1.0, 2.0], [1.0, 3.0]], [[4.0, 2.0]])
+    with pytest.raises(ValueError, match="z must be finite, got 1 NaN or infinite"):
+        pop_pc_intervals(result, standardised=True)

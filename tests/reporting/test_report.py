@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from probinterp.reporting import Figure, Section, Table, Finding, training_curve, write_report
+from probinterp.reporting import Figure, Finding, Section, Table, training_curve, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -239,3 +239,28 @@ def test_bad_figures_and_tables_are_refused():
         Table([1, 2], "c")
     with pytest.raises(ValueError, match="the table 'empty' has no columns"):
         Table(pd.DataFrame(index=[1, 2]), "empty")
+
+
+def test_formats_are_those_of_the_columns(path):
+    frame = pd.DataFrame({"z": [5.6187, -np.inf], "p": [0.0049875, np.nan], "n": [1, 2]})
+    write(path, [Section("T", tables=[Table(frame, "Numbers.", {"z": "+.2f", "p": ".2g"})])])
+    assert Page(path).text("td") == ["+5.62", "0.005", "1", "-∞", "–", "2"]
+    with pytest.raises(ValueError, match=r"unknown columns \['q'\]; the columns are z, p, n"):
+        Table(frame, "Numbers.", {"q": ".2g"})
+
+
+def test_a_summary_stands_before_the_figures_and_tables_after_them(path):
+    frame = pd.DataFrame({"a": [1]})
+    section = Section(
+        "S",
+        "Text.",
+        [Figure(picture(), "Picture.")],
+        [Table(frame, "After.")],
+        Table(frame, "First."),
+    )
+    write(path, [section])
+    text = path.read_text()
+    places = [text.index(f"<div>{word}</div>") for word in ("First.", "After.")]
+    assert places[0] < text.index("<figcaption>Picture.") < places[1]
+    with pytest.raises(TypeError, match="tables of section 'S' must be Table objects, got str"):
+        write(path, [Section("S", summary="First.")])

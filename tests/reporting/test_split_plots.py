@@ -43,6 +43,19 @@ def test_folds_are_points_coloured_where_they_are_rejected(make_splits):
     assert ax.texts[0].get_text() == f"z = {result.z[0]:+.2g}"
 
 
+def test_folds_of_one_draw_have_no_effect_size(make_result):
+    folds = tuple(make_result([1.0], [value]) for value in (0.0, 2.0))
+    ax = fold_p_values(CrossResult(folds, (), 0))
+    assert len(ax.texts) == 0
+    assert "average z not defined" in " ".join(ax.get_title(loc="left").split())
+
+
+def test_infinite_effects_are_written_with_a_sign(make_result):
+    folds = tuple(make_result([1.0, 1.0], [value]) for value in (0.0, 2.0))
+    texts = [text.get_text() for text in fold_p_values(CrossResult(folds, (), 0)).texts]
+    assert texts == ["z = -∞", "z = +∞"]
+
+
 def test_folds_with_several_values_have_effects_instead(make_splits):
     result = CrossResult(make_splits([[1.0, 2.0], [3.0, 4.0]]), (), 0)
     with pytest.raises(ValueError, match="mean has 2; use fold_effects"):
