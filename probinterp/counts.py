@@ -353,12 +353,14 @@ class RoundedLogNormal(TorchDistribution):
         r""":math:`\max(s^2\,\mathrm{Var}[\max(e^y - 1, 0)],\ f (1 - f))`, shape (..., G).
 
         f is the fractional part of the mean: no integer has a smaller variance. It decides for
-        rare counts, whose variance comes from rounding.
+        rare counts, whose variance comes from rounding. Never below the square of the machine
+        epsilon, so that residuals of counts that are all but impossible stay finite.
         """
         first, second = self._moments()
         fraction = (self.size_factor * first).frac()
         spread = self.size_factor.square() * (second - first.square())
-        return torch.maximum(spread, fraction * (1 - fraction)).to(self.loc.dtype)
+        smallest = torch.finfo(self.loc.dtype).eps ** 2
+        return torch.maximum(spread, fraction * (1 - fraction)).clamp_min(smallest).to(self.loc)
 
     def _standardised(self, count: Tensor) -> Tensor:
         return (torch.log1p(count / self.size_factor) - self.loc) / self.scale

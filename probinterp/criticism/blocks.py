@@ -76,14 +76,14 @@ def blocks(reference: Reference, x: Tensor, longest: int = BLOCK_VALUES) -> Iter
         for start in range(reference.first, len(stack), size):
             stop = min(start + size, len(stack))
             chunk = stack.replicate_chunk(start, stop)
-            _require_like(chunk, (stop - start, *x.shape), x, f"replicate_chunk({start}, {stop})")
+            require_like(chunk, (stop - start, *x.shape), x, f"replicate_chunk({start}, {stop})")
             yield Block(at, chunk, chunk.unbind(), size > 1)
             del chunk  # before the next one is made
         return
     for index, draw in enumerate(reference.replicating):
         require_draw(draw, f"draw {index}")
         x_rep = draw.replicate()
-        _require_like(x_rep, tuple(x.shape), x, f"replicate() of draw {index}")
+        require_like(x_rep, tuple(x.shape), x, f"replicate() of draw {index}")
         yield Block(draw, x_rep.unsqueeze(0), (x_rep,), False)
         del x_rep  # before the next one is made
 
@@ -128,7 +128,8 @@ def require_tensor(value: object) -> Tensor:
     return value
 
 
-def _require_like(made: object, shape: tuple[int, ...], x: Tensor, source: str) -> None:
+def require_like(made: object, shape: tuple[int, ...], x: Tensor, source: str) -> None:
+    """Raise TypeError or ValueError unless replicates have the shape, device and dtype wanted."""
     if not isinstance(made, Tensor):
         raise TypeError(f"{source} must return a torch.Tensor, got {type(made).__name__}.")
     if made.shape != shape:

@@ -52,6 +52,8 @@ def evaluate(
     validate(draws, x, suite, plan, calibration)
     local, n_obs = local_mode(draws), fitted_size(draws, plan.n_obs)
     found, streamed = _stream(draws, x, suite, plan)
+    if calibration.n_refits:
+        _excess(streamed)  # refuses now what could not be compared with refits
     refitted = _refitted(suite, plan, calibration)
     objections: list[Objection] = []
     if plan.check == "pop-pc":
@@ -122,8 +124,18 @@ class _Excess:
     def __call__(
         self, draws: Iterable[PredictiveDraw], x: Tensor, seed: int
     ) -> Mapping[str, Tensor]:
-        _, streamed = _stream(draws, x, self.suite, self.plan._replace(seed=seed))
-        return {
-            name: values.heldout.double().mean(0) - values.replicated.double().mean(0)
-            for name, values in streamed.values.items()
-        }
+        return _excess(_stream(draws, x, self.suite, self.plan._replace(seed=seed))[1])
+
+
+def _excess(streamed: Streamed) -> dict[str, Tensor]:
+    found = {
+        name: values.heldout.double().mean(0) - values.replicated.double().mean(0)
+        for name, values in streamed.values.items()
+    }
+    for name, excess in found.items():
+        if excess.isnan().any():
+            raise ValueError(
+                f"{name} is infinite for the data and for replicates, so that data and refits "
+                "cannot be compared."
+            )
+    return found

@@ -12,6 +12,7 @@ from probinterp.criticism.multiplicity import adjust
 from probinterp.criticism.regime import REGIME_REFUSAL
 from probinterp.criticism.result import PopPCResult
 from probinterp.criticism.verdict import Decision, Verdict
+from probinterp.criticism.wording import position
 
 
 def stacked(values: Sequence[Tensor]) -> Tensor:
@@ -53,10 +54,12 @@ class Finding:
         name = self.results[0].discrepancy
         calibrated = all(result.calibrated for result in self.results)
         p = adjust(self.p).reshape(-1)
-        refusal = self._refusal(alpha)
-        n_rejected = 0 if refusal else int((p <= alpha).sum())
+        n_rejected = int((p <= alpha).sum())
+        refusal = self._refusal(alpha, n_rejected)
+        n_rejected = 0 if refusal else n_rejected
         decision: Decision = "no verdict" if refusal else "misfit" if n_rejected else "no misfit"
-        worst = int(self.z.reshape(-1).abs().argmax())
+        z = self.z.reshape(-1).abs()
+        worst = int(torch.where(z.isnan(), -1.0, z).argmax())
         effect = self.z.reshape(-1)[worst].item()
         statement = f"No verdict on {name}: {refusal}."
         if not refusal:
@@ -80,14 +83,14 @@ class Finding:
         k = len(self.results)
         if self.p.ndim == 0:
             return (
-                f" over {k} {self.splits}: the held-out values lie on average {abs(z):.2g} sd "
-                f"{'above' if z >= 0 else 'below'} the replicates ({self.p_name} = {p.item():.2g})"
+                f" over {k} {self.splits}: the held-out values lie on average {position(z)} the "
+                f"replicates ({self.p_name} = {p.item():.2g})"
             )
-        number = n_rejected or "any"
+        number = f"{n_rejected or 'any'} of {len(p)} values" if len(p) > 1 else "the only value"
         return (
-            f" in {number} of {len(p)} values over {k} {self.splits} at a false discovery rate "
-            f"of {alpha:g} ({self.p_name}); the largest average effect is {z:+.2g} sd at "
-            f"{self._label(worst)}"
+            f" in {number} over {k} {self.splits} at a false discovery rate of {alpha:g} "
+            f"({self.p_name}); {self._label(worst)} lies on average {position(z)} the replicates"
+            + (", the largest effect" if len(p) > 1 else "")
         )
 
     def _label(self, index: int) -> str:
@@ -96,7 +99,7 @@ class Finding:
             return result.labels[index]
         return f"{result.axis or 'value'} {index}"
 
-    def _refusal(self, alpha: float) -> str | None:
+    def _refusal(self, alpha: float, n_rejected: int) -> str | None:
         regimes = [result.regime for result in self.results if result.kind == "realised"]
         if any(regime is None or regime > REGIME_REFUSAL for regime in regimes):
             return (
@@ -107,5 +110,10 @@ class Finding:
             return (
                 f"{len(self.results)} {self.splits} of {self.results[0].n_draws} draws cannot "
                 f"give a p-value below {self.resolution:.2g}, and the level is {alpha:g}"
+            )
+        if not n_rejected and self.p.numel() * self.resolution > alpha:
+            return (
+                f"{len(self.results)} {self.splits} of {self.results[0].n_draws} draws are too "
+                f"few to reject single values among {self.p.numel()}"
             )
         return None

@@ -17,7 +17,7 @@ class MaskedDraws:
     """Iterable of draws that replicate and score the M held-out entries of a data matrix.
 
     Made by :func:`masked_draws`; the attributes ``local``, ``scoring``, ``point_estimate``,
-    ``n_obs``, ``reference`` and ``reference_draws`` are those of the wrapped draws.
+    ``n_obs``, ``n_effective``, ``reference`` and ``reference_draws`` are those of the wrapped draws.
     """
 
     def __init__(self, draws: Iterable[PredictiveDraw], heldout: Tensor) -> None:
@@ -26,6 +26,7 @@ class MaskedDraws:
         self.scoring = getattr(draws, "scoring", None)
         self.point_estimate = getattr(draws, "point_estimate", False)
         self.n_obs = getattr(draws, "n_obs", None)
+        self.n_effective = getattr(draws, "n_effective", None)
         reference = getattr(draws, "reference", None)
         self.reference = None if reference is None else _MaskedDraw(reference, heldout, True)
         several = getattr(draws, "reference_draws", None)

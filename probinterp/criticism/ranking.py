@@ -22,12 +22,15 @@ INTERVAL = (0.05, 0.95)  # quantiles of the replicates in a ranking
 class Ranking:
     r"""Values of a check in order of :math:`|z|`, largest first; every column has shape (m,).
 
+    Values without an effect size come last.
+
     Parameters
     ----------
     labels
         Names of the values.
     z
-        Effect size in standard deviations of the replicates; infinite where they do not vary.
+        Effect size in standard deviations of the replicates; infinite where they do not vary, NaN
+        where replicates are infinite or there is but one.
     heldout
         Discrepancy of the data.
     replicated
@@ -83,7 +86,8 @@ def rank_values(
     """Rank the values of a vector; see :meth:`PopPCResult.ranking`."""
     _require_vector(result, "a ranking")
     names = value_labels(result, labels)
-    order = torch.argsort(result.z.abs(), descending=True, stable=True)
+    size = torch.where(result.z.isnan(), -1.0, result.z.abs())
+    order = torch.argsort(size, descending=True, stable=True)
     replicated = result.replicated.double()
     p, adjusted = result.p_decision, result.adjusted(method)
     return Ranking(
@@ -131,6 +135,11 @@ def aggregate_p(result: PopPCResult, statistic: Statistic) -> float:
             "a realised check has one for each. Use kind='plugin'."
         )
     rows = torch.cat([result.heldout, result.replicated]).double()
+    if infinite := int((~rows.isfinite()).any(0).sum()):
+        raise ValueError(
+            "an aggregate test standardises the values, but "
+            f"{infinite} of {rows.shape[1]} are infinite for the data or a replicate."
+        )
     difference = rows - rows.mean(0)
     scaled = torch.where(difference == 0, 0.0, difference / rows.std(0)).abs()
     size = scaled.amax(1) if statistic == "maximum" else scaled.square().sum(1)

@@ -23,16 +23,17 @@ def refit_rank_p(refitted: Tensor, excess: Tensor, uniform: Tensor) -> Tensor:
     return rank_two_sided(above, tied, uniform, len(refitted))
 
 
-def refit_t_p(refitted: Tensor, excess: Tensor) -> Tensor:
+def refit_t_p(refitted: Tensor, excess: Tensor, uniform: Tensor) -> Tensor:
     """Two-sided p-value of the excess under a normal law whose moments the refits estimate.
 
-    1 where all refits agree with the data, 0 where they agree with each other only; NaN for one
-    refit.
+    Where the refits do not vary, as for a rare event that none of them had, they say nothing of
+    the law, and the rank decides.
     """
     from scipy.stats import t as student  # slow to import, seldom needed
 
     n = len(refitted)
     centre, spread = refitted.mean(0), refitted.std(0)
-    distance = (excess - centre).abs()
-    scaled = torch.where(distance == 0, 0.0, distance / (spread * (1 + 1 / n) ** 0.5))
-    return torch.as_tensor(2 * student.sf(scaled.numpy(), n - 1))
+    varied = (spread > 0) & spread.isfinite()
+    scale = torch.where(varied, spread, 1.0) * (1 + 1 / n) ** 0.5
+    p = torch.as_tensor(2 * student.sf(((excess - centre) / scale).abs().numpy(), n - 1))
+    return torch.where(varied, p, refit_rank_p(refitted, excess, uniform))

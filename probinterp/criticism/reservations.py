@@ -77,11 +77,13 @@ def notes_on(
         notes.append("A single draw serves as reference and replicates.")
     if values.decided is not None:
         notes.append(_stop_note(values))
-    tied = int((values.replicated == values.heldout).any(0).sum())
+    tied, n_values = int((values.replicated == values.heldout).any(0).sum()), values.uniform.numel()
     if tied:
+        which = f"{tied} of {n_values} values {'is' if tied == 1 else 'are'}"
+        which = which if n_values > 1 else "The value of the data is"
         notes.append(
-            f"{tied} of {values.replicated[0].numel()} values are tied with replicates: "
-            "p_value counts ties as extreme, p_randomised breaks them."
+            f"{which} tied with replicates: p_value counts ties as extreme, p_randomised breaks "
+            "them."
         )
     return tuple(notes) + (() if refits is not None else _resolution_notes(values))
 

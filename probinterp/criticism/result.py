@@ -139,7 +139,7 @@ class PopPCResult:
 
         Twice the smaller one-sided ``p_randomised`` with the observed value counted among the
         replicates, which makes it a valid p-value at any S: Pr(p <= a) <= a, with equality
-        up to 1 / (S + 1).
+        up to 2 / (S + 1).
         """
         return rank_two_sided(self._above, self._tied, self.uniform, self.n_draws)
 
@@ -164,9 +164,12 @@ class PopPCResult:
 
         .. math:: 2 \Pr\Big(T_{B-1} \ge \frac{|t - \bar t^*|}{s^* \sqrt{1 + 1 / B}}\Big)
 
-        Needs far fewer refits than the rank, and that t* is close to normal.
+        Needs far fewer refits than the rank, and that t* is close to normal. Where t* does not vary
+        over refits it is the rank.
         """
-        return None if self.refitted is None else refit_t_p(self.refitted, self.excess)
+        if self.refitted is None:
+            return None
+        return refit_t_p(self.refitted, self.excess, self.uniform)
 
     @property
     def decided_by(self) -> Literal["draws", "refit rank", "refit t"]:
@@ -220,7 +223,7 @@ class PopPCResult:
 
         In standard deviations (divisor S - 1) of the replicates, positive when the data have
         the larger discrepancy. 0 where both means agree although the replicates do not vary,
-        infinite where they differ; NaN for a single replicate.
+        infinite where they differ; NaN for a single replicate and where replicates are infinite.
         """
         replicated = self.replicated.double()
         difference = self.excess
@@ -322,7 +325,7 @@ class PopPCResult:
         ).split()
         values = "p_value p_randomised p_rank p_two_sided p_decision p_adjusted mc_error z".split()
         return (
-            {name: getattr(self, name) for name in settings}
+            {name: _json(getattr(self, name)) for name in settings}
             | {name: _plain(getattr(self, name)) for name in values}
             | {
                 "heldout": _plain(self.heldout.double().mean(0)),
@@ -335,5 +338,9 @@ class PopPCResult:
 
 
 def _plain(values: Tensor) -> Any:
-    numbers = [v if math.isfinite(v) else None for v in values.flatten().tolist()]
+    numbers = [_json(value) for value in values.flatten().tolist()]
     return numbers if values.ndim else numbers[0]
+
+
+def _json(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

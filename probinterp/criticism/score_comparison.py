@@ -29,7 +29,7 @@ class ScoreRow(NamedTuple):
         Average of the paired differences to the best model, <= 0 where large scores are good and
         >= 0 where small ones are, and its standard error.
     z
-        Their ratio: 0 for the best model.
+        Their ratio: 0 for the best model, infinite where the difference is.
     mc_error
         Upper bound of the Monte-Carlo error of ``mean`` from the number of draws: the average of
         the units' errors, which units that share the draws may reach.
@@ -69,12 +69,19 @@ class ScoreComparison(NamedTuple):
         """The comparison in one English sentence."""
         best, *others = self.rows
         said = f"{best.name} has the best {self.score}, {best.mean:.4g} per unit"
-        clauses = [
-            f"{row.name} is {'clearly' if abs(row.z) >= CLEAR else 'not clearly'} worse, by "
-            f"{abs(row.difference):.2g} +- {row.difference_error:.2g} (z = {row.z:.2g})"
-            for row in others
-        ]
-        return "; ".join([said, *clauses]) + "."
+        return "; ".join([said, *(_against_best(row) for row in others)]) + "."
+
+
+def _against_best(row: ScoreRow) -> str:
+    if math.isnan(row.difference):
+        return f"{row.name} cannot be told apart, its score is infinite too"
+    if math.isinf(row.difference):
+        return f"{row.name} is infinitely worse"
+    how = "clearly" if abs(row.z) >= CLEAR else "not clearly"
+    return (
+        f"{row.name} is {how} worse, by {abs(row.difference):.2g} +- "
+        f"{row.difference_error:.2g} (z = {row.z:.2g})"
+    )
 
 
 def compare_scores(scores: Mapping[str, Score], *, groups: Labels | None = None) -> ScoreComparison:
@@ -131,12 +138,19 @@ def compare_scores(scores: Mapping[str, Score], *, groups: Labels | None = None)
                 _clustered_error(values[name], codes),
                 gap,
                 error,
-                0.0 if gap == 0 else gap / error if error > 0 else math.copysign(math.inf, gap),
+                _ratio(gap, error),
                 scores[name].mc_error.mean().item(),
             )
         )
     score = next(iter(scores.values())).name
     return ScoreComparison(score, tuple(rows), differences, int(codes.max()) + 1)
+
+
+def _ratio(gap: float, error: float) -> float:
+    """Difference in standard errors; infinite without an error or where it is infinite itself."""
+    if gap == 0 or math.isnan(gap):
+        return gap
+    return gap / error if error > 0 else math.copysign(math.inf, gap)
 
 
 def _clustered_error(values: Tensor, codes: Tensor) -> float:

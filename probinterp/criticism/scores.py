@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probinterp.criticism.blocks import require_like
 from probinterp.criticism.draws import PredictiveDraw
 from probinterp.criticism.marginals import marginals
 from probinterp.criticism.ranked_probability import crps_of, fair_crps
 from probinterp.criticism.reference import require_draw
 from probinterp.criticism.stream import seeded
+from probinterp.criticism.validation import validate_data
 
 STORED_VALUES = 2**26  # numbers of replicates that are held at a time, half a GiB in float64
 
@@ -123,15 +125,17 @@ def log_score(draws: Iterable[PredictiveDraw], x: Tensor, *, seed: int = 0) -> S
     Raises
     ------
     TypeError
-        If a draw lacks a method.
+        If ``x`` is not floating point or a draw lacks a method.
     ValueError
-        If there are no draws, a density is NaN, or the likelihood has local latents at values
-        inferred from ``x`` itself, which is not a predictive density.
+        If ``x`` is not finite data (N, G), there are no draws, a density is NaN or not one per
+        unit, or the likelihood has local latents at values inferred from ``x`` itself, which is
+        not a predictive density.
 
     References
     ----------
     Strictly proper scoring rules, prediction, and estimation (Gneiting and Raftery, 2007).
     """
+    validate_data(x)
     _require_density(draws)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     squares, n_draws = total.clone(), 0
@@ -139,6 +143,11 @@ def log_score(draws: Iterable[PredictiveDraw], x: Tensor, *, seed: int = 0) -> S
         for draw in _checked(draws):
             n_draws += 1
             density = draw.likelihood(x).log_prob(x).double()
+            if density.shape != total.shape:
+                raise ValueError(
+                    f"the likelihood must have one log density per unit, shape ({len(x)},), got "
+                    f"{tuple(density.shape)}; make the features its event (Independent(law, 1))."
+                )
             total = torch.logaddexp(total, density)
             squares = torch.logaddexp(squares, 2 * density)
     values = (total - math.log(n_draws)).cpu()
@@ -177,16 +186,18 @@ def crps(
     Raises
     ------
     TypeError
-        If a draw lacks a method, or the likelihood of a single draw has no marginals.
+        If ``x`` is not floating point, a draw lacks a method, or the likelihood of a single draw
+        has no marginals.
     ValueError
-        If there are no draws, or a single one without a closed form; if a replicate is unlike
-        ``x`` or NaN; if local latents are inferred from ``x``.
+        If ``x`` is not finite data (N, G); if there are no draws, or a single one without a closed
+        form; if a replicate is unlike ``x`` or NaN; if local latents are inferred from ``x``.
 
     References
     ----------
     Strictly proper scoring rules, prediction, and estimation (Gneiting and Raftery, 2007),
     equation 21; Fair scores for ensemble forecasts (Ferro, 2014).
     """
+    validate_data(x)
     _require_predictive(draws)
     several = draws if isinstance(draws, Sized) else list(draws)
     n_draws, n_features = len(several), x.shape[1]
@@ -242,10 +253,10 @@ def coverage(
     Raises
     ------
     TypeError
-        If a draw lacks a method.
+        If ``x`` is not floating point or a draw lacks a method.
     ValueError
-        If a level is out of range, there are no draws, a replicate is unlike ``x`` or NaN, or the
-        replicates share latents inferred from ``x``.
+        If a level is out of range, ``x`` is not finite data (N, G), there are no draws, a replicate
+        is unlike ``x`` or NaN, or the replicates share latents inferred from ``x``.
 
     References
     ----------
@@ -253,9 +264,11 @@ def coverage(
     """
     if not all(0 < level < 1 for level in levels):
         raise ValueError(f"levels must lie in (0, 1), got {tuple(levels)}.")
+    validate_data(x)
     _require_predictive(draws)
     tie_seed, draw_seed = np.random.SeedSequence(seed).generate_state(2, np.uint64).tolist()
-    below, tied, n_draws = torch.zeros_like(x), torch.zeros_like(x), 0
+    below, n_draws = torch.zeros_like(x, dtype=torch.int32), 0  # half floats count to 2048 only
+    tied = below
     with torch.no_grad(), seeded(draw_seed, x.device):
         for draw in _checked(draws):
             n_draws += 1
@@ -283,11 +296,7 @@ def _exact_crps(draw: PredictiveDraw, x: Tensor) -> Score:
 
 def _replicate(draw: PredictiveDraw, x: Tensor) -> Tensor:
     x_rep = draw.replicate()
-    if x_rep.shape != x.shape:
-        raise ValueError(
-            f"replicate() must return the shape of the data, {tuple(x.shape)}, "
-            f"got {tuple(x_rep.shape)}."
-        )
+    require_like(x_rep, tuple(x.shape), x, "replicate()")
     _require_numbers(x_rep, "replicate")
     return x_rep
 

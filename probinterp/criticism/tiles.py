@@ -16,6 +16,7 @@ from torch.distributions import (
     Normal,
     Poisson,
     StudentT,
+    constraints,
 )
 
 TILE_VALUES = 2**17  # entries of a tile; their temporaries stay in the cache of a core
@@ -42,18 +43,25 @@ def log_density(likelihood: Distribution, x: Tensor) -> Tensor:
         Distribution with batch shape (N,) and event shape (G,).
     x
         Data, shape (N, G).
+
+    Raises
+    ------
+    ValueError
+        If the likelihood validates its arguments and an entry lies outside its support.
     """
     family = _family(likelihood)
     if family is None or x.is_cuda or x.ndim != 2 or x.numel() <= TILE_VALUES:
         return likelihood.log_prob(x)
     law, kind, names = family
     tiles = [row_tiles(getattr(law, name).expand(x.shape)) for name in names]
-    return torch.cat(
-        [
-            kind(*tile, validate_args=False).log_prob(rows).sum(1)
-            for rows, *tile in zip(row_tiles(x), *tiles, strict=True)
-        ]
-    )
+    bounded = law._validate_args and law.support is not constraints.real  # NaN speaks for itself
+    found = []
+    for rows, *tile in zip(row_tiles(x), *tiles, strict=True):
+        part = kind(*tile, validate_args=False)  # the parameters were validated, x was not
+        if bounded:
+            part._validate_sample(rows)
+        found.append(part.log_prob(rows).sum(1))
+    return torch.cat(found)
 
 
 def row_tiles(x: Tensor) -> tuple[Tensor, ...]:

@@ -34,7 +34,7 @@ def validate(
     _validate_calibration(plan, calibration)
     if plan.n_reference < 1:
         raise ValueError(f"n_reference must be at least 1, got {plan.n_reference}.")
-    _validate_data(x)
+    validate_data(x)
 
 
 def _validate_draws(draws: object) -> None:
@@ -64,7 +64,8 @@ def _validate_calibration(plan: Plan, calibration: Calibration) -> None:
         raise ValueError("calibrate_refits needs kind='plugin' or kind='predictive'.")
 
 
-def _validate_data(x: Tensor) -> None:
+def validate_data(x: object) -> None:
+    """Raise TypeError or ValueError unless ``x`` is finite floating-point data (N, G)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"the data must be a torch.Tensor, got {type(x).__name__}.")
     if x.ndim != 2 or x.numel() == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from probinterp.criticism.multiplicity import Method
 from probinterp.criticism.ranking import Ranking, value_axis
 from probinterp.criticism.regime import REGIME_REFUSAL
+from probinterp.criticism.wording import counted, plural, position
 
 if TYPE_CHECKING:
     from probinterp.criticism.result import PopPCResult
@@ -87,8 +87,14 @@ def resolution(result: PopPCResult) -> float:
     """Smallest two-sided p-value that the draws, or the refits, can give."""
     if result.decided_by == "refit t":
         return 0.0
-    n = result.n_draws if result.refitted is None else len(result.refitted)
-    return 2 / (n + 1)
+    return 2 / (_compared(result)[0] + 1)
+
+
+def _compared(result: PopPCResult) -> tuple[int, str]:
+    """How many values the data are ranked among, and what gave them."""
+    if result.refitted is None:
+        return result.n_draws, "draw"
+    return len(result.refitted), "refit"
 
 
 def _refusal(result: PopPCResult, alpha: float) -> str | None:
@@ -97,17 +103,16 @@ def _refusal(result: PopPCResult, alpha: float) -> str | None:
         if result.regime is None:
             return "the regime number of this realised check is unknown; use kind='plugin'"
         if result.regime > REGIME_REFUSAL:
+            n_new = result.n_new_in_regime
             return (
                 f"the regime number {result.regime:.3g} is above 1, so that this realised check is "
-                f"power-limited or degenerate; use kind='plugin', or at most "
-                f"{result.n_new_in_regime} held-out rows"
+                f"power-limited or degenerate; use kind='plugin'"
+                + (f", or at most {counted(n_new, 'held-out row')}" if n_new else "")
             )
     if resolution(result) > alpha:
-        count = result.n_draws if result.refitted is None else len(result.refitted)
-        source = "draws" if result.refitted is None else "refits"
         return (
-            f"{count} {source} cannot give a p-value below {resolution(result):.2g}, and the "
-            f"level is {alpha:g}"
+            f"{counted(*_compared(result))} cannot give a p-value below {resolution(result):.2g}, "
+            f"and the level is {alpha:g}"
         )
     return None
 
@@ -124,13 +129,12 @@ def _overall(result: PopPCResult, alpha: float) -> Verdict:
     p, z = result.p_decision.item(), result.z.item()
     value = result.heldout.double().mean().item()
     refusal = _refusal(result, alpha)
-    side = "above" if z >= 0 else "below"
     certainty = f"two-sided p = {p:.2g}"
     if result.refitted is not None:
         certainty += f" among {len(result.refitted)} refits"
     where = (
-        f"its {_data(result)} value {value:.4g} lies {abs(z):.2g} sd {side} the mean of "
-        f"{result.n_draws} replicates ({certainty})"
+        f"its {_data(result)} value {value:.4g} lies {position(z)} the mean of "
+        f"{counted(result.n_draws, 'replicate')} ({certainty})"
     )
     decision: Decision = "misfit" if p <= alpha else "no misfit"
     statement = f"{result.discrepancy} shows {decision}: {where}{_reservation(result)}."
@@ -155,17 +159,20 @@ def _each(
 ) -> Verdict:
     m, rejected = len(ranking), ranking.n_rejected
     refusal = _refusal(result, alpha)
-    counted = f"of {m} {noun}s of the {_data(result)} data at a {CONTROLS[method]} of {alpha:g}"
     effects = _largest(ranking)
-    n_draws = f"{result.n_draws} replicates"
     decision: Decision = "misfit" if rejected else "no misfit"
-    if rejected:
-        found = f"{result.discrepancy} shows misfit in {rejected} {counted}"
-    else:
-        found = f"{result.discrepancy} shows no misfit in any {counted}"
-        if refusal is None and m * resolution(result) > alpha:
-            refusal = f"{n_draws} are too few to reject single {noun}s among {m}"
-    statement = f"{found}; largest effects in sd: {effects} ({n_draws}){_reservation(result)}."
+    where = f"in {rejected or 'any'} of {m} {plural(noun)}" if m > 1 else f"in the only {noun}"
+    if refusal is None and not rejected and m * resolution(result) > alpha:
+        source = counted(*_compared(result))
+        refusal = f"{source} are too few to reject single {plural(noun)} among {m}"
+    certainty = counted(result.n_draws, "replicate")
+    if result.refitted is not None:
+        certainty += f", {counted(len(result.refitted), 'refit')}"
+    statement = (
+        f"{result.discrepancy} shows {decision} {where} of the {_data(result)} data at a "
+        f"{CONTROLS[method]} of {alpha:g}; largest effects in sd: {effects} ({certainty})"
+        f"{_reservation(result)}."
+    )
     if refusal is not None:
         decision = "no verdict"
         statement = (
@@ -187,9 +194,13 @@ def _each(
 
 def _largest(ranking: Ranking) -> str:
     """Names and effect sizes of the worst values; infinite ones are counted, they say little."""
-    pairs = zip(ranking.labels, ranking.z.tolist(), strict=True)
-    finite = [(name, z) for name, z in pairs if math.isfinite(z)]
-    named = [f"{name} {z:+.2g}" for name, z in finite[:N_NAMED]]
-    if len(finite) < len(ranking):
-        named.append(f"{len(ranking) - len(finite)} infinite (replicates do not vary)")
+    z, constant = ranking.z, ranking.heldout.isfinite()
+    finite = [i for i, shown in enumerate(z.isfinite().tolist()) if shown][:N_NAMED]
+    named = [f"{ranking.labels[i]} {z[i].item():+.2g}" for i in finite]
+    others = {
+        "infinite (replicates do not vary)": z.isinf() & constant,
+        "infinite (as in the data)": z.isinf() & ~constant,
+        "undefined": z.isnan(),
+    }
+    named += [f"{int(chosen.sum())} {what}" for what, chosen in others.items() if chosen.any()]
     return ", ".join(named)

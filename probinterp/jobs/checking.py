@@ -20,6 +20,7 @@ from probinterp.criticism import (
     discrepancies,
     pop_pc_suite,
 )
+from probinterp.criticism.wording import counted
 from probinterp.genomics import ExpressionData
 from probinterp.jobs.discrepancy_names import suite_of
 from probinterp.jobs.fitting import output_folder, write_json
@@ -120,7 +121,7 @@ class Checked(NamedTuple):
             z, largest = verdict.effect, ""
         else:
             noun = "gene" if self.labels(name) is self.var_names else result.axis or "value"
-            misfit = f"{verdict.n_rejected} of {verdict.n_values} {noun}s"
+            misfit = f"{verdict.n_rejected} of {counted(verdict.n_values, noun)}"
             misfit += ", no verdict" if verdict.passed is None else ""
             z = result.z.abs().median().item()
             pairs = zip(verdict.worst, result.ranking(self.labels(name)).z.tolist(), strict=False)

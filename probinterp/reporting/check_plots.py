@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 INTERVAL = (5.0, 95.0)  # percentiles of the replicates that the interval picture shows
+MOST_BINS = 40
 WIDE = 20.0  # effect sizes beyond this are drawn on a scale that is logarithmic outside ±3
 LINEAR, ORDERS, MOST_TICKS = 3.0, 16, 15
 
@@ -60,19 +61,28 @@ def pop_pc_distribution(result: PopPCResult, ax: Axes | None = None) -> Axes:
     replicated = as_array("replicated", result.replicated, 1, finite=True)
     heldout = as_array("heldout", result.heldout, 1, finite=True)
     ax = new_axes(ax, 6.4, 4.2)
-    bins = int(np.clip(np.sqrt(len(replicated)), 8, 40))
+    bins = _bins(replicated)
     ax.hist(replicated, bins=bins, color=BLUE, alpha=0.75, label="replicated")
     if len(heldout) == 1:
         text = f"{_data(result)}: {heldout[0]:.5g}"
         ax.axvline(heldout[0], color=VERMILION, lw=2, label=text)
     else:
         text = f"{_data(result)}, under each draw"
-        ax.hist(heldout, bins=bins, histtype="step", color=VERMILION, lw=2, label=text)
+        ax.hist(heldout, bins=_bins(heldout), histtype="step", color=VERMILION, lw=2, label=text)
     ax.set(xlabel=spaced(result.discrepancy), ylabel=f"draws (of {result.n_draws})")
     set_heading(ax, _kind(result), _numbers(result))
     ax.legend(frameon=False)
     tidy(ax)
     return ax
+
+
+def _bins(replicated: Array) -> int | list[float]:
+    """Number of bins; edges around every number where few whole numbers are all there is."""
+    low, high = replicated.min(), replicated.max()
+    if high - low < MOST_BINS and (replicated == np.round(replicated)).all():
+        return np.arange(low - 0.5, high + 1).tolist()
+    number = int(np.clip(np.sqrt(len(replicated)), 8, MOST_BINS))
+    return number if high > low else 9  # an odd number centres the only bar on its value
 
 
 def _data(result: PopPCResult) -> str:

@@ -54,6 +54,23 @@ def test_laws_that_score_in_their_own_way_are_asked_themselves(monkeypatch):
     assert torch.equal(tiles.log_density(law, x), law.log_prob(x))
 
 
+@pytest.mark.parametrize(("name", "value"), [("poisson", 1.5), ("gamma", -1.0), ("normal", -1.0)])
+@pytest.mark.parametrize("validated", [True, False])
+def test_values_out_of_the_support_are_refused_as_they_are_in_small_data(
+    name, value, validated, monkeypatch
+):
+    """A Poisson law gives log-normalised counts a density if nobody looks."""
+    monkeypatch.setattr(tiles, "TILE_VALUES", 60)
+    base, x = LAWS[name], torch.full((50, 7), value, dtype=torch.float64)
+    parameters = {p: getattr(base, p) for p in tiles.PARAMETERS[type(base)]}
+    law = Independent(type(base)(**parameters, validate_args=validated), 1)
+    if validated and name != "normal":
+        with pytest.raises(ValueError, match="to be within the support"):
+            tiles.log_density(law, x)
+    else:
+        torch.testing.assert_close(tiles.log_density(law, x), law.log_prob(x), equal_nan=True)
+
+
 def test_column_statistics_do_not_depend_on_the_tiles(monkeypatch):
     x = torch.poisson(torch.full((50, 7), 1.3, dtype=torch.float64))
     whole = [d(x, None) for d in (discrepancies.feature_variance, discrepancies.zero_fraction)]

@@ -75,7 +75,7 @@ def test_no_verdict_where_none_is_possible(result):
     refused = result(values, values, kind="realised", regime=5.0, calibrated=False, n_new=1000)
     assert str(refused.verdict()) == (
         "No verdict on d: the regime number 5 is above 1, so that this realised check is "
-        "power-limited or degenerate; use kind='plugin', or at most 1 held-out rows."
+        "power-limited or degenerate; use kind='plugin', or at most 1 held-out row."
     )
     assert refused.n_new_in_regime == 1  # 1000 (.2 / 5)^2 = 1.6
     assert "is unknown" in str(result(values, values, kind="realised").verdict())
@@ -87,7 +87,7 @@ def test_no_verdict_where_none_is_possible(result):
 def test_too_few_draws_for_single_values_give_no_verdict_unless_some_are_rejected(result):
     few = result([[0.0] * 10], torch.randn(99, 10).double()).verdict()  # needs 2 * 10 / .05 = 400
     assert few.decision == "no verdict"
-    assert "99 replicates are too few to reject single values among 10" in str(few)
+    assert "99 draws are too few to reject single values among 10" in str(few)
     many = result([[9.0] * 10], torch.randn(99, 10).double()).verdict()
     assert (many.decision, many.n_rejected) == ("misfit", 10)
 

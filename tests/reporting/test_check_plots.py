@@ -86,6 +86,16 @@ def test_one_draw_and_constant_replicates_are_drawn(make_result):
     assert "z = +0 sd" in constant.get_title(loc="left").replace("\n", " ")
 
 
+def test_whole_numbers_have_a_bar_each_and_a_constant_one_around_it(make_result):
+    whole = np.repeat([12.0, 13.0, 15.0], [5, 30, 2])
+    bars = pop_pc_distribution(make_result(whole, [20.0])).patches
+    assert [bar.get_x() for bar in bars] == [11.5, 12.5, 13.5, 14.5]
+    assert [bar.get_height() for bar in bars] == [5, 30, 0, 2]
+    bars = pop_pc_distribution(make_result([0.3] * 30, [0.3])).patches
+    (tall,) = [bar for bar in bars if bar.get_height()]
+    assert tall.get_x() + tall.get_width() / 2 == pytest.approx(0.3)
+
+
 def test_results_of_the_wrong_shape_are_refused(make_result, feature_result):
     with pytest.raises(ValueError, match=r"feature_variance has shape \(6,\); use pop_pc_features"):
         pop_pc_distribution(feature_result)
