@@ -216,7 +216,7 @@ def test_checks_can_be_chosen_and_models_compared(folder, capsys):
     names = json.loads((folder / "chosen/check.json").read_text()).keys()
     assert list(names) == ["quantile(0.9)", "per_group(mean, 'group')"]
 
-    again = ["fit", "good.h5ad", "--out", "rival", "--stratify", "group", "--seed", "0", *SHORT]
+    again = ["fit", "good.h5ad", "--out", "rival", *SHORT]
     assert run_in(folder, *again, "--factors", "1") == 0
     capsys.readouterr()
     models = ["fit/model", "rival/model", "--data", "fit/adata.h5ad", "--draws", "45"]

@@ -124,7 +124,7 @@ def gaussian_mixture(n_obs: int, n_new: int, *, truth: str, n_reference: int = 8
     """Two components with unknown weights, means and variances, by Gibbs sampling.
 
     Truth from the prior (Dirichlet(1), N(0, 5^2), IG(3, 2)), or components at -2 and 2 with sd 1
-    and weights .3 and .7 under the default prior.
+    and weights .3 and .7 under the default prior. Every second sweep after the first 50 is kept.
     """
     model = GaussianMixture(2, mean_scale=5.0, shape=3.0, rate=2.0)
     if truth == "fixed":
@@ -137,7 +137,8 @@ def gaussian_mixture(n_obs: int, n_new: int, *, truth: str, n_reference: int = 8
         means, scales = torch.tensor([-2.0, 2.0]).double().expand(n_sets, 2), torch.ones(n_sets, 2)
         if truth == "prior":
             weight = torch.rand(n_sets, 1, 1, generator=generator)
-            means, scales = 5 * normal(n_sets, 2), seeded_gamma(3.0, 2.0, (n_sets, 2), seed).rsqrt()
+            means = 5 * normal(n_sets, 2)
+            scales = seeded_gamma(3.0, 2.0, (n_sets, 2), seed + 2).rsqrt()
         first = torch.rand(n_sets, n_obs + n_new, 1, generator=generator) < weight
 
         def of_its_component(values: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ def gaussian_mixture(n_obs: int, n_new: int, *, truth: str, n_reference: int = 8
         seeds = np.random.SeedSequence(seed).generate_state(n_sets).tolist()
         chains = Parallel()(
             delayed(model.gibbs)(
-                one[:n_obs], n_draws=n_reference + n_draws, burn_in=30, seed=chain_seed
+                one[:n_obs], n_draws=n_reference + n_draws, burn_in=50, thin=2, seed=chain_seed
             )
             for one, chain_seed in zip(x, seeds, strict=True)
         )

@@ -87,11 +87,11 @@ CASES = {
     "Gaussian mixture, weight unknown (100, 100)": Case(
         mixture_weight(100, 100), "prior", VARIANCE
     ),
-    "Gaussian mixture (100, 100)": Case(
-        gaussian_mixture(100, 100, truth="fixed"), "fixed", VARIANCE, n_sets=2000, n_draws=79
+    "Gaussian mixture (400, 400)": Case(
+        gaussian_mixture(400, 400, truth="fixed"), "fixed", VARIANCE, n_sets=2000, n_draws=39
     ),
     "Gaussian mixture (100, 100), truth from the prior": Case(
-        gaussian_mixture(100, 100, truth="prior"), "prior", VARIANCE, n_sets=2000, n_draws=79
+        gaussian_mixture(100, 100, truth="prior"), "prior", VARIANCE, n_sets=2000, n_draws=39
     ),
     "PCA, known loadings, 100 masked cells": Case(masked_pca(100, 10, 2, 100), "prior"),
     "Bayesian PCA, 40 new rows": Case(

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from probinterp.genomics.expression import ExpressionData, LoadReport
+from probinterp.genomics.fitted_units import save_fitted_units
 from probinterp.inference.data import ArrayData
 from probinterp.inference.storage import write_atomically
 
@@ -19,7 +20,7 @@ FILE = "genes.json"
 
 
 def save_reference(data: ExpressionData, directory: str | Path) -> Path:
-    """Write gene and study names, median library size and reading options beside a model.
+    """Write gene and study names, library size, reading options and fingerprints of the cells.
 
     Parameters
     ----------
@@ -37,6 +38,7 @@ def save_reference(data: ExpressionData, directory: str | Path) -> Path:
     path = Path(directory) / FILE
     text = json.dumps(described, indent=1)
     write_atomically(path, lambda temporary: temporary.write_text(text))
+    save_fitted_units(data, directory)
     return path
 
 

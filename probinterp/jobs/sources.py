@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probinterp.criticism import PredictiveDraw
 from probinterp.genomics import ExpressionData
+from probinterp.genomics.fitted_units import refuse_fitted_units
 from probinterp.genomics.reference import load_reference
 from probinterp.inference import load, predictive_draws, read_config
 from probinterp.inference.data import as_batch
@@ -97,6 +98,7 @@ def open_source(
     fitted, reference = load(path), load_reference(path)
     adata = _held_out_part(read_h5ad(data), data, all_cells)
     heldout = read_like(adata, reference)
+    refuse_fitted_units(heldout, path)
     source = cells_source(
         path.parent.name if path.name == "model" else path.name,
         fitted,

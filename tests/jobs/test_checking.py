@@ -50,10 +50,17 @@ def test_order_of_genes_and_extra_genes_change_nothing(fitted_folder, checked, t
     pd.testing.assert_frame_equal(again.table(), checked.table(), rtol=1e-4)
 
 
-def test_all_cells_checks_every_cell(fitted_folder, file, tmp_path):
-    model = fitted_folder / "model"
-    everyone, _ = check_file(model, file, tmp_path, all_cells=True, n_draws=3)
-    assert next(iter(everyone.results.values())).n_new == 99  # one has no count
+def test_all_cells_checks_every_new_cell_and_refuses_those_of_the_fit(
+    fitted_folder, file, tmp_path
+):
+    model, adata = fitted_folder / "model", read_h5ad(fitted_folder / "adata.h5ad")
+    new = adata[adata.obs["probinterp_split"] == "heldout"].copy()
+    del new.obs["probinterp_split"]
+    new.write_h5ad(tmp_path / "new.h5ad")
+    everyone, _ = check_file(model, tmp_path / "new.h5ad", tmp_path, all_cells=True, n_draws=3)
+    assert next(iter(everyone.results.values())).n_new == len(new)
+    with pytest.raises(ValueError, match=f"{99 - len(new)} of the 99 cells to check were used to"):
+        check_file(model, file, tmp_path, all_cells=True, n_draws=3)
 
 
 def results_of(make_counts, n_draws=199, n_genes=3):
