@@ -44,6 +44,13 @@ Discrepancies = Annotated[
 AllCells = Annotated[
     bool, typer.Option("--all-cells", help="Check all cells: the fit has seen none of them.")
 ]
+Cap = Annotated[
+    bool,
+    typer.Option(
+        "--cap",
+        help="At most a tenth as many cells as the fit had: honest p-values, less power.",
+    ),
+]
 Draws = Annotated[int, typer.Option(help="Replicated data sets a check.", min=2)]
 
 
@@ -166,6 +173,7 @@ def check(
     out: Out = Path("check"),
     discrepancy: Discrepancies = None,
     all_cells: AllCells = False,
+    cap: Cap = False,
     draws: Draws = 200,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -179,6 +187,7 @@ def check(
         out,
         checks=discrepancy or (),
         all_cells=all_cells,
+        cap=cap,
         n_draws=draws,
         seed=seed,
         progress=not as_json,

@@ -213,6 +213,10 @@ def test_checks_can_be_chosen_and_models_compared(folder, capsys):
     text = capsys.readouterr().out
     assert "quantile(0.9)" in text
     assert " groups" in text
+    assert run_in(folder, "check", "fit/model", *data, "--cap", "--out", "capped") == 0
+    assert "6 units against 45" in capsys.readouterr().out  # a tenth of 64
+    capped = json.loads((folder / "capped/check.json").read_text())
+    assert all(found["calibrated"] for found in capped.values())
     names = json.loads((folder / "chosen/check.json").read_text()).keys()
     assert list(names) == ["quantile(0.9)", "per_group(mean, 'group')"]
 

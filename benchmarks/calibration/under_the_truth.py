@@ -5,10 +5,14 @@ Plug-in and predictive kinds, two-sided level 5 %. Expected: rates of 5 % and un
 4 of 1,000 rows (of .0049 and in 4 of 100 with 2,000), and the Kolmogorov-Smirnov p falls below .01
 in 1 of 100.
 
-A truth from the prior makes p exactly uniform, a fixed one only as the data grow: with Poisson
-counts and this prior its mean is .491 at 200 observed counts and .495 at 500. The Gaussian mixture
-with everything unknown, by Gibbs chains of 30 + 87 sweeps without thinning, misses: it rejects too
-little at the fixed truth and is not uniform with the truth from the prior. Why is not settled.
+A truth from the prior makes p exactly uniform, a fixed one only as the data grow. With Poisson
+counts and this prior the mean p is .487 at 200 observed counts and .492 at 500. The Gaussian
+mixture with everything unknown rejects .047 through its likelihood and .043 through the variance at
+a fixed truth with 100 points (s.e. .002), however long its Gibbs chain is, and .050 with 400.
+
+The chain itself forgets fast, its variance has an autocorrelation of .02 after one sweep, so that
+a short one costs little: with the truth from the prior .055 (s.e. .002) without burn-in, .053 with
+30 sweeps of it, .051 with 60 and every third sweep kept, .050 (s.e. .003) with 300 and every tenth.
 
     python benchmarks/calibration/under_the_truth.py --out docs/studies/under_the_truth.csv
 """

@@ -11,7 +11,14 @@ from probinterp.criticism.draws import (
     PredictiveDraw,
     StackedReplicates,
 )
-from probinterp.criticism.holdout import Holdout, k_fold, split_groups, split_rows, split_within
+from probinterp.criticism.holdout import (
+    Holdout,
+    cap_rows,
+    k_fold,
+    split_groups,
+    split_rows,
+    split_within,
+)
 from probinterp.criticism.holdout_entries import (
     CountSplit,
     MaskedEntries,
@@ -77,6 +84,7 @@ __all__ = [
     "analytic_p",
     "analytic_z",
     "calibrated_ppc",
+    "cap_rows",
     "compare_scores",
     "coverage",
     "cross_pop_pc",

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probinterp.criticism.draws import FunctionDraw
-from probinterp.criticism.result import Local
+from probinterp.criticism.draws import FunctionDraw, Local
 
 FLOATING = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
@@ -90,7 +89,7 @@ class ReplicatedDraws:
 
     def __iter__(self) -> Iterator[FunctionDraw]:
         for index in range(len(self)):
-            yield FunctionDraw(partial(self._replicate, index), self._scoring(index))
+            yield FunctionDraw(partial(self._replicate, index), self._scoring(index), self.local)
 
     def replicate_chunk(self, start: int, stop: int) -> Tensor:
         """Replicates of the draws ``start`` to ``stop`` (excluded), shape (C, n, G).

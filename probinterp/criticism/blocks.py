@@ -111,7 +111,7 @@ def _values(discrepancy: Discrepancy, block: Block, at: PredictiveDraw) -> Tenso
         several = block.stacked if n > 1 else block.stacked.expand(2, -1, -1)
         try:
             return torch.vmap(lambda x: discrepancy(x, at))(several)[:n]
-        except (RuntimeError, ValueError, TypeError):
+        except (RuntimeError, ValueError, TypeError, UserWarning):
             pass  # control flow that depends on the data: one replicate after the other
     return torch.stack([require_tensor(discrepancy(x, at)) for x in block.rows])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -45,6 +46,7 @@ class StackedReplicates(Protocol):
 
 
 Discrepancy = Callable[[Tensor, PredictiveDraw], Tensor]
+Local = Literal["prior", "posterior", "observed"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class FunctionDraw:
         Returns data of new units, shape (N, G).
     likelihood
         Maps data, shape (N, G), to a distribution with batch shape (N,) and event shape (G,).
+    local
+        How the local latents of the replicate are drawn, None if there are none or all draws
+        together say it.
 
     Examples
     --------
@@ -70,3 +75,36 @@ class FunctionDraw:
 
     replicate: Callable[[], Tensor]
     likelihood: Callable[[Tensor], Distribution]
+    local: Local | None = None
+
+
+class LooseDraws:
+    """Draws in a list or from a generator, with the reservations that the first of them carries.
+
+    Collections of draws say of themselves how they came about. A list made of one does not, and a
+    check of it would take for calibrated what is not.
+
+    Attributes
+    ----------
+    local, scoring, point_estimate
+        Those of the first draw, None or False where it does not say.
+    """
+
+    def __init__(self, draws: Iterable[PredictiveDraw]) -> None:
+        iterator = iter(draws)
+        first = list(itertools.islice(iterator, 1))
+        # an iterator over the list lets go of the draw once it has been used
+        self._draws = draws if iterator is not draws else itertools.chain(iter(first), iterator)
+        said = first[0] if first else None
+        self.local = getattr(said, "local", None)
+        self.scoring = getattr(said, "scoring", None)
+        self.point_estimate = getattr(said, "point_estimate", False)
+
+    def __iter__(self) -> Iterator[PredictiveDraw]:
+        return iter(self._draws)
+
+
+def self_describing(draws: Iterable[PredictiveDraw]) -> Iterable[PredictiveDraw]:
+    """The draws as they are, or :class:`LooseDraws` where they cannot have attributes."""
+    bare = isinstance(draws, list | tuple | Iterator) and not hasattr(draws, "__dict__")
+    return LooseDraws(draws) if bare else draws

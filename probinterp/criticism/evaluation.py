@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probinterp.criticism.draws import Discrepancy, PredictiveDraw
+from probinterp.criticism.draws import Discrepancy, PredictiveDraw, self_describing
 from probinterp.criticism.reference import Reference, ReferenceArgument, find_reference
 from probinterp.criticism.refits import Refits, refitted_excess
 from probinterp.criticism.regime import RegimeNumber
@@ -50,6 +50,7 @@ def evaluate(
 ) -> tuple[dict[str, PopPCResult], list[Objection]]:
     """Results by name, and what keeps their p-values from being uniform."""
     validate(draws, x, suite, plan, calibration)
+    draws = self_describing(draws)
     local, n_obs = local_mode(draws), fitted_size(draws, plan.n_obs)
     found, streamed = _stream(draws, x, suite, plan)
     if calibration.n_refits:

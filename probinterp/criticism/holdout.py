@@ -7,6 +7,7 @@ design            held out                   what a check of it asks
 ``split_groups``  whole groups               the group level: new donors, studies, documents
 ``split_within``  some units of every group  units of groups that are known
 ``k_fold``        each unit once             the same, K times over
+``cap_rows``      few of the held-out units  the same, where parameters are point estimates
 ================  =========================  ===================================================
 
 Designs that hold out parts of every unit are in :mod:`probinterp.criticism.holdout_entries`.
@@ -205,6 +206,41 @@ def k_fold(n: int, k: int, seed: int, groups: Labels | None = None) -> tuple[Hol
         fold = _fold_of_group(np.bincount(codes), k, random)[codes]
         design = "k-fold of groups"
     return tuple(_holdout(design, seed, 1 / k, np.flatnonzero(fold == j), n) for j in range(k))
+
+
+def cap_rows(n_new: int, n_obs: int, seed: int, *, share: float = 0.1) -> Tensor:
+    r"""Choose at most :math:`\lfloor \mathrm{share} \cdot n_{obs} \rfloor` held-out rows at random.
+
+    A check of point-estimated parameters is nearly calibrated while the held-out set is small
+    against that of the fit: the variance of the effect size is inflated by
+    :math:`1 + n_{new} / n_{obs}`. The price is power.
+
+    Parameters
+    ----------
+    n_new, n_obs
+        Numbers of held-out units and of units of the fit.
+    seed
+        Seed of the choice.
+    share
+        Largest share of ``n_obs``, in (0, 1).
+
+    Returns
+    -------
+    Tensor
+        Indices in increasing order, all of them where they are few enough; at least one.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1 or the share lies outside (0, 1).
+    """
+    for name, size in {"n_new": n_new, "n_obs": n_obs}.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}.")
+    require_share(share)
+    kept = min(n_new, max(1, math.floor(share * n_obs)))
+    chosen = np.random.default_rng(seed).permutation(n_new)[:kept]
+    return torch.from_numpy(np.sort(chosen))
 
 
 def size_heldout(n: int, share: float, what: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probinterp.criticism.draws import PredictiveDraw
+from probinterp.criticism.draws import PredictiveDraw, self_describing
 from probinterp.criticism.marginals import marginals
 
 
@@ -17,7 +17,8 @@ class MaskedDraws:
     """Iterable of draws that replicate and score the M held-out entries of a data matrix.
 
     Made by :func:`masked_draws`; the attributes ``local``, ``scoring``, ``point_estimate``,
-    ``n_obs``, ``n_effective``, ``reference`` and ``reference_draws`` are those of the wrapped draws.
+    ``n_obs``, ``n_effective``, ``reference`` and ``reference_draws`` are those of the wrapped
+    draws.
     """
 
     def __init__(self, draws: Iterable[PredictiveDraw], heldout: Tensor) -> None:
@@ -95,6 +96,7 @@ def masked_draws(draws: Iterable[PredictiveDraw], heldout: Tensor) -> MaskedDraw
             "heldout must have shape (N, G) and hold something out, "
             f"got shape {tuple(heldout.shape)} with {int(heldout.sum())} entries."
         )
+    draws = self_describing(draws)
     local = getattr(draws, "local", None)
     if local not in (None, "observed"):
         raise ValueError(

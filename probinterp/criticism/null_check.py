@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probinterp.criticism.draws import Discrepancy, PredictiveDraw
+from probinterp.criticism.draws import Discrepancy, PredictiveDraw, self_describing
 from probinterp.criticism.null_result import NullCheckResult
 from probinterp.criticism.stream import seeded
 
@@ -174,13 +174,21 @@ def _require_finite(replicated: Tensor, heldout: Tensor, models: tuple[str, ...]
 
 
 def _notes(candidates: Mapping[str, NullCandidate]) -> tuple[str, ...]:
-    estimated = [n for n, c in candidates.items() if getattr(c.draws, "point_estimate", False)]
-    if not estimated:
-        return ()
-    return (
-        f"Global parameters of {', '.join(estimated)} are point estimates: replicates lack their "
-        "uncertainty and a held-out check rejects too often.",
-    )
+    draws = {name: self_describing(candidate.draws) for name, candidate in candidates.items()}
+    estimated = [name for name, made in draws.items() if getattr(made, "point_estimate", False)]
+    twice = [name for name, made in draws.items() if getattr(made, "local", None) == "posterior"]
+    notes = []
+    if estimated:
+        notes.append(
+            f"Global parameters of {', '.join(estimated)} are point estimates: replicates lack "
+            "their uncertainty and a held-out check rejects too often."
+        )
+    if twice:
+        notes.append(
+            f"Local latents of the replicates of {', '.join(twice)} were inferred from the data "
+            "that they are compared with: a held-out check is blind to a wrong prior of them."
+        )
+    return tuple(notes)
 
 
 def _validate(candidates: Mapping[str, NullCandidate], x_val: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -135,13 +136,11 @@ def aggregate_p(result: PopPCResult, statistic: Statistic) -> float:
             "a realised check has one for each. Use kind='plugin'."
         )
     rows = torch.cat([result.heldout, result.replicated]).double()
-    if infinite := int((~rows.isfinite()).any(0).sum()):
-        raise ValueError(
-            "an aggregate test standardises the values, but "
-            f"{infinite} of {rows.shape[1]} are infinite for the data or a replicate."
-        )
     difference = rows - rows.mean(0)
     scaled = torch.where(difference == 0, 0.0, difference / rows.std(0)).abs()
+    # a column with an infinite entry has no spread: its infinite entries are the extreme ones
+    finite = rows.isfinite()
+    scaled = torch.where(finite.all(0), scaled, torch.where(finite, 0.0, math.inf))
     size = scaled.amax(1) if statistic == "maximum" else scaled.square().sum(1)
     above, tied = (size[1:] > size[0]).sum(), (size[1:] == size[0]).sum()
     return float((above + result.uniform[0] * tied + 1) / (result.n_draws + 1))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from probinterp.criticism.draws import Local
 from probinterp.criticism.multiplicity import Method, adjust
 from probinterp.criticism.ranking import Ranking, aggregate_p, rank_values
 from probinterp.criticism.refit_p import rank_two_sided, refit_rank_p, refit_t_p
@@ -19,7 +20,6 @@ from probinterp.criticism.verdict import Verdict, find_verdict
 
 Kind = Literal["plugin", "predictive", "realised"]
 Check = Literal["pop-pc", "ppc"]
-Local = Literal["prior", "posterior", "observed"]
 Axis = Literal["feature", "unit", "group"]
 
 
@@ -261,8 +261,9 @@ class PopPCResult:
         r"""One p-value for all values of a vector together, whatever their dependence.
 
         The largest :math:`|z_j|`, or the sum of squares, of the data is ranked among those of the
-        replicates, every row standardised by all S + 1 rows: exactly uniform when the data are
-        exchangeable with the replicates.
+        replicates, every row standardised by all S + 1 rows: exactly uniform on the multiples of
+        1 / (S + 1) when the data are exchangeable with the replicates. Infinite values exceed all
+        others.
 
         Raises
         ------

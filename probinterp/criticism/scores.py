@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probinterp.criticism.blocks import require_like
-from probinterp.criticism.draws import PredictiveDraw
+from probinterp.criticism.draws import PredictiveDraw, self_describing
 from probinterp.criticism.marginals import marginals
 from probinterp.criticism.ranked_probability import crps_of, fair_crps
 from probinterp.criticism.reference import require_draw
@@ -136,6 +136,7 @@ def log_score(draws: Iterable[PredictiveDraw], x: Tensor, *, seed: int = 0) -> S
     Strictly proper scoring rules, prediction, and estimation (Gneiting and Raftery, 2007).
     """
     validate_data(x)
+    draws = self_describing(draws)
     _require_density(draws)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     squares, n_draws = total.clone(), 0
@@ -198,6 +199,7 @@ def crps(
     equation 21; Fair scores for ensemble forecasts (Ferro, 2014).
     """
     validate_data(x)
+    draws = self_describing(draws)
     _require_predictive(draws)
     several = draws if isinstance(draws, Sized) else list(draws)
     n_draws, n_features = len(several), x.shape[1]
@@ -265,6 +267,7 @@ def coverage(
     if not all(0 < level < 1 for level in levels):
         raise ValueError(f"levels must lie in (0, 1), got {tuple(levels)}.")
     validate_data(x)
+    draws = self_describing(draws)
     _require_predictive(draws)
     tie_seed, draw_seed = np.random.SeedSequence(seed).generate_state(2, np.uint64).tolist()
     below, n_draws = torch.zeros_like(x, dtype=torch.int32), 0  # half floats count to 2048 only

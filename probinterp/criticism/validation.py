@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 from torch import Tensor
 
-from probinterp.criticism.draws import Discrepancy, PredictiveDraw
-from probinterp.criticism.result import Kind, Local
+from probinterp.criticism.draws import Discrepancy, Local, PredictiveDraw
+from probinterp.criticism.result import Kind
+from probinterp.criticism.stopping import SequentialStop
 
 if TYPE_CHECKING:
     from probinterp.criticism.evaluation import Calibration, Plan
@@ -32,6 +34,10 @@ def validate(
             )
     _validate_draws(draws)
     _validate_calibration(plan, calibration)
+    if not isinstance(plan.seed, int | np.integer) or plan.seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, got {plan.seed!r}.")
+    if plan.stop is not None and not isinstance(plan.stop, SequentialStop):
+        raise TypeError(f"stop must be a SequentialStop, got {type(plan.stop).__name__}.")
     if plan.n_reference < 1:
         raise ValueError(f"n_reference must be at least 1, got {plan.n_reference}.")
     validate_data(x)

@@ -35,7 +35,7 @@ class Verdict:
     alpha
         Level of the test, or of the adjusted p-values of a vector.
     p_value
-        Two-sided p-value; for a vector the smallest adjusted one.
+        Two-sided p-value; for a vector the smallest adjusted one, or that of all values together.
     effect
         Effect size in standard deviations of the replicates; for a vector the one with the
         largest absolute value.
@@ -45,6 +45,9 @@ class Verdict:
         Names of the values with the largest effects, at most three; empty for a single number.
     calibrated
         Whether the p-value is uniform under a correct model, as far as is known.
+    joint
+        Whether the values of a vector were judged together, because there are too few draws to
+        judge them one by one.
     """
 
     decision: Decision
@@ -57,6 +60,7 @@ class Verdict:
     n_values: int
     worst: tuple[str, ...]
     calibrated: bool
+    joint: bool = False
 
     def __str__(self) -> str:
         return self.statement
@@ -157,39 +161,86 @@ def _overall(result: PopPCResult, alpha: float) -> Verdict:
 def _each(
     result: PopPCResult, alpha: float, ranking: Ranking, method: Method, noun: str
 ) -> Verdict:
-    m, rejected = len(ranking), ranking.n_rejected
-    refusal = _refusal(result, alpha)
-    effects = _largest(ranking)
-    decision: Decision = "misfit" if rejected else "no misfit"
-    where = f"in {rejected or 'any'} of {m} {plural(noun)}" if m > 1 else f"in the only {noun}"
-    if refusal is None and not rejected and m * resolution(result) > alpha:
-        source = counted(*_compared(result))
-        refusal = f"{source} are too few to reject single {plural(noun)} among {m}"
-    certainty = counted(result.n_draws, "replicate")
-    if result.refitted is not None:
-        certainty += f", {counted(len(result.refitted), 'refit')}"
-    statement = (
-        f"{result.discrepancy} shows {decision} {where} of the {_data(result)} data at a "
-        f"{CONTROLS[method]} of {alpha:g}; largest effects in sd: {effects} ({certainty})"
-        f"{_reservation(result)}."
-    )
+    refusal, joint = _refusal(result, alpha), None
+    if refusal is None and not ranking.n_rejected:
+        if len(ranking) * resolution(result) > alpha:
+            joint = _joint_p(result, alpha)
+            refusal = None if joint is not None else _too_few(result, ranking, noun)
+    effects = f"largest effects in sd: {_largest(ranking)}"
+    fails = ranking.n_rejected > 0 if joint is None else joint <= alpha
+    decision: Decision = "misfit" if fails else "no misfit"
     if refusal is not None:
         decision = "no verdict"
-        statement = (
-            f"No verdict on {result.discrepancy}: {refusal}; largest effects in sd: {effects}."
-        )
+        statement = f"No verdict on {result.discrepancy}: {refusal}; {effects}."
+    elif joint is not None:
+        statement = _joint_sentence(result, decision, joint, ranking, noun, effects)
+    else:
+        statement = _sentence(result, decision, alpha, ranking, method, noun, effects)
     return Verdict(
         decision,
         statement,
         result.discrepancy,
         alpha,
-        ranking.p_adjusted.min().item(),
+        ranking.p_adjusted.min().item() if joint is None else joint,
         ranking.z[0].item(),
-        n_rejected=rejected if decision == "misfit" else 0,
-        n_values=m,
+        n_rejected=ranking.n_rejected if decision == "misfit" else 0,
+        n_values=len(ranking),
         worst=ranking.labels[:N_NAMED],
         calibrated=result.calibrated,
+        joint=joint is not None,
     )
+
+
+def _sentence(
+    result: PopPCResult,
+    decision: Decision,
+    alpha: float,
+    ranking: Ranking,
+    method: Method,
+    noun: str,
+    effects: str,
+) -> str:
+    m, rejected = len(ranking), ranking.n_rejected
+    where = f"in {rejected or 'any'} of {m} {plural(noun)}" if m > 1 else f"in the only {noun}"
+    certainty = counted(result.n_draws, "replicate")
+    if result.refitted is not None:
+        certainty += f", {counted(len(result.refitted), 'refit')}"
+    return (
+        f"{result.discrepancy} shows {decision} {where} of the {_data(result)} data at a "
+        f"{CONTROLS[method]} of {alpha:g}; {effects} ({certainty}){_reservation(result)}."
+    )
+
+
+def _joint_p(result: PopPCResult, alpha: float) -> float | None:
+    """One p-value for all values, where replicates decide and could reject."""
+    decides = result.decided_by == "draws" and len(result.heldout) == 1
+    return result.aggregate() if decides and 1 / (result.n_draws + 1) <= alpha else None
+
+
+def _joint_sentence(
+    result: PopPCResult,
+    decision: Decision,
+    joint: float,
+    ranking: Ranking,
+    noun: str,
+    effects: str,
+) -> str:
+    source = counted(*_compared(result))
+    limit = (
+        f"{source} are too few to say in which"
+        if decision == "misfit"
+        else (f"{source} are too few to judge single {plural(noun)}")
+    )
+    return (
+        f"{result.discrepancy} shows {decision} in the {len(ranking)} {plural(noun)} of the "
+        f"{_data(result)} data taken together (p = {joint:.2g}); {limit}; {effects}"
+        f"{_reservation(result)}."
+    )
+
+
+def _too_few(result: PopPCResult, ranking: Ranking, noun: str) -> str:
+    source = counted(*_compared(result))
+    return f"{source} are too few to reject single {plural(noun)} among {len(ranking)}"
 
 
 def _largest(ranking: Ranking) -> str:

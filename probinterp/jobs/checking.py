@@ -122,6 +122,8 @@ class Checked(NamedTuple):
         else:
             noun = "gene" if self.labels(name) is self.var_names else result.axis or "value"
             misfit = f"{verdict.n_rejected} of {counted(verdict.n_values, noun)}"
+            if verdict.joint:
+                misfit = f"{'yes' if verdict.passed is False else 'no'}, all together"
             misfit += ", no verdict" if verdict.passed is None else ""
             z = result.z.abs().median().item()
             pairs = zip(verdict.worst, result.ranking(self.labels(name)).z.tolist(), strict=False)
@@ -129,7 +131,7 @@ class Checked(NamedTuple):
         return {
             "check": name,
             "z": z,
-            "p": verdict.p_value,
+            "p": result.p_adjusted.min().item(),
             "misfit": misfit,
             "largest": largest,
         }
@@ -217,6 +219,7 @@ def check_file(
     *,
     checks: Sequence[str] = (),
     all_cells: bool = False,
+    cap: bool = False,
     n_draws: int = 200,
     seed: int = 0,
     progress: bool = False,
@@ -228,7 +231,7 @@ def check_file(
 
     Parameters
     ----------
-    model, data, all_cells, n_draws
+    model, data, all_cells, cap, n_draws
         As for :func:`probinterp.jobs.sources.open_source`.
     out
         Directory to write to.
@@ -244,7 +247,7 @@ def check_file(
         Results, and the summary that was written.
     """
     check_n_draws(n_draws)
-    source = open_source(model, data, all_cells=all_cells, n_draws=n_draws, seed=seed)
+    source = open_source(model, data, all_cells=all_cells, cap=cap, n_draws=n_draws, seed=seed)
     suite = suite_of(checks, source.columns)
     folder = output_folder(out)
     checked = check_source(source, suite or None, seed=seed, progress=progress)

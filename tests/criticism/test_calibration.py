@@ -35,10 +35,8 @@ def test_plugin_check_of_regression_is_calibrated_on_400_data_sets():
     assert rates_of_regression((100, 100, 10), "in-sample plugin", 400, 119)["rej5"] > 0.15
 
 
-# approximate: a prior that pulls at the fixed truth, and short chains of a Gaussian mixture
-APPROXIMATE = ["Poisson (200, 200)"] + [
-    name for name in studies.under_the_truth.CASES if "Gaussian mixture (" in name
-]
+# a prior that pulls at the fixed truth: rates come close, p-values are not quite uniform
+APPROXIMATE = ["Poisson (200, 200)", "Gaussian mixture (400, 400)"]
 EXACT = [name for name in studies.under_the_truth.CASES if name not in APPROXIMATE]
 ROWS = {
     "regression": 24,
@@ -79,10 +77,10 @@ def test_calibrated_kinds_under_the_truth(name, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APPROXIMATE)
-def test_approximate_posteriors_come_close(name):
-    """Measured .049 (Poisson), and for the mixture .037 (fixed truth) and .062 (from the prior)."""
-    p = studies.under_the_truth.p_values(name, "plugin")["NLL"]
-    assert 0.02 <= studies.study.rates(p)["rej5"] <= 0.08
+def test_rates_are_calibrated_where_the_prior_pulls_at_a_fixed_truth(name):
+    """Standard error of the rate .0034 (Poisson, 4,000 sets) and .0049 (mixture, 2,000 sets)."""
+    for statistic, p in studies.under_the_truth.p_values(name, "plugin").items():
+        assert 0.04 <= studies.study.rates(p)["rej5"] <= 0.06, statistic
 
 
 @pytest.mark.parametrize("name", studies.under_the_truth.CASES)

@@ -299,3 +299,24 @@ def divided_p_values(size, n_sets):
         x = torch.from_numpy(random.poisson(rate, (1000, 1)).astype("f4"))
         found.append(divided_check(poisson_fit(x, 99), 1000, moments, seed=seed).p_value)
     return torch.stack(found)
+
+
+def test_too_few_draws_for_single_values_give_no_verdict_on_folds(counts):
+    """A pooled p of at least 4 / 200 among 2 values: none can be rejected alone at .03."""
+    fit = poisson_fit(torch.cat([counts, counts.flip(0)], 1), 199)
+    result = cross_pop_pc(fit, 60, discrepancies.feature_variance, k=3, seed=1)
+    assert result.p_pooled.shape == (2,)
+    assert str(result.verdict(0.03)) == (
+        "No verdict on feature_variance: 3 folds of 199 draws are too few to reject single values "
+        "among 2."
+    )
+    assert result.verdict(0.05).decision == "no misfit"
+
+
+def test_a_vector_of_one_value_is_in_the_singular(counts):
+    result = cross_pop_pc(
+        poisson_fit(counts, 199), 60, discrepancies.feature_variance, k=3, seed=1
+    )
+    assert str(result.verdict()).startswith(
+        "feature_variance shows no misfit in the only value over 3 folds"
+    )

@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, Poisson
 
 from probinterp.criticism import FunctionDraw, PredictiveDraw, PredictiveMixture, discrepancies
+from probinterp.criticism.draws import self_describing
 
 
 def normal_draw(mean, scale):
@@ -102,3 +103,15 @@ def test_marginals_of_a_mixture_equal_the_written_out_ones():
     torch.testing.assert_close(marginal.mean, torch.full((50, 4), 2.0))
     assert marginal.support.is_discrete
     assert 0 < discrepancies.pit_uniformity(x, mixture).item() < 1
+
+
+def test_draws_that_can_describe_themselves_are_left_as_they_are():
+    class Labelled(list):
+        local = "observed"
+
+    labelled = Labelled([normal_draw(torch.zeros(2, 1), 1.0)])
+    assert self_describing(labelled) is labelled
+    bare = self_describing(iter([FunctionDraw(torch.zeros, lambda x: None, "prior")] * 3))
+    assert (bare.local, bare.scoring, bare.point_estimate) == ("prior", None, False)
+    assert len(list(bare)) == 3
+    assert self_describing([]).local is None

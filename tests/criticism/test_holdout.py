@@ -8,6 +8,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, Poisson
 
 from probinterp.criticism import (
     FunctionDraw,
+    cap_rows,
     discrepancies,
     k_fold,
     mask_entries,
@@ -304,3 +305,25 @@ def test_masked_entries_of_a_correct_factor_analysis_are_calibrated():
     two_sided = 2 * torch.minimum(p, 1 - p)
     assert 0.0175 <= (two_sided <= 0.05).double().mean() <= 0.0975
     assert kstest(p.numpy(), "uniform").statistic < 0.111
+
+
+def test_masked_draws_keep_the_effective_number_of_draws():
+    rate = torch.full((3, 2), 2.0)
+    draws = ObservedDraws([poisson_draw(rate)] * 9)
+    draws.n_effective = 4.0
+    mask = torch.tensor([[True, False]] * 3)
+    result = pop_pc(masked_draws(draws, mask), torch.full((3, 1), 2.0), discrepancies.mean)
+    assert result.n_effective == 4
+
+
+def test_capped_rows_are_few_enough_sorted_and_repeatable():
+    index = cap_rows(140, 560, seed=3)
+    assert len(index) == 56
+    assert index.tolist() == sorted(set(index.tolist()))
+    assert torch.equal(index, cap_rows(140, 560, seed=3))
+    assert not torch.equal(index, cap_rows(140, 560, seed=4))
+    assert cap_rows(20, 560, seed=0).tolist() == list(range(20))
+    assert len(cap_rows(20, 3, seed=0)) == 1
+    for bad, text in {(0, 5): "n_new must be at least 1, got 0", (5, 0): "n_obs must be"}.items():
+        with pytest.raises(ValueError, match=text):
+            cap_rows(*bad, seed=0)

@@ -402,3 +402,13 @@ def test_published_pattern_of_gaussian_mixtures():
         assert low < study.PUBLISHED["EM"][2] < high
     assert np.median(found["accepted"], 0)[:2].tolist() == [0, 0]
     assert np.median(found["accepted"], 0)[2] > 0.85
+
+
+def test_latents_inferred_from_the_validation_data_are_noted():
+    law = Independent(Normal(torch.zeros(2, 1), 1.0), 1)
+    draws = [FunctionDraw(law.sample, lambda x: law, "posterior") for _ in range(60)]
+    reference = FunctionDraw(law.sample, lambda x: law)
+    candidates = {name: NullCandidate(draws, lambda x, d: x.mean(), reference) for name in "AB"}
+    notes = posterior_predictive_null(candidates, torch.zeros(2, 1)).notes
+    assert len(notes) == 1
+    assert notes[0].startswith("Local latents of the replicates of A, B were inferred from the")

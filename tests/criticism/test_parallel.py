@@ -38,3 +38,19 @@ def test_seeds_are_distinct_and_do_not_depend_on_how_many_there_are():
     assert spawn_seeds(3, 5)[:2] == spawn_seeds(3, 2)
     assert len(set(spawn_seeds(3, 1000))) == 1000
     assert all(0 <= seed < 2**32 for seed in spawn_seeds(3, 10))
+
+
+def careless(item, seed):
+    return torch.rand(3).tolist()
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
+def test_tasks_that_ignore_their_seed_have_one_all_the_same(backend):
+    expected = [
+        torch.rand(3, generator=torch.Generator().manual_seed(s)) for s in spawn_seeds(5, 4)
+    ]
+    state = torch.get_rng_state()
+    with joblib.parallel_config(backend=backend):
+        found = seeded_map(careless, range(4), seed=5, n_jobs=2)
+    assert found == [values.tolist() for values in expected]
+    assert torch.equal(torch.get_rng_state(), state)

@@ -91,3 +91,22 @@ def test_aggregate_refuses_what_it_cannot_rank(result):
         realised.aggregate()
     with pytest.raises(ValueError, match="statistic must be one of maximum, sum, got 'mean'"):
         result([[1.0, 2.0]], torch.randn(9, 2)).aggregate("mean")
+
+
+def test_values_without_an_effect_size_come_last(result):
+    replicates = torch.randn(99, 3).double()
+    replicates[:3, 0] = math.inf
+    ranking = result([[math.inf, 1.0, 9.0]], replicates, n_features=3).ranking(["a", "b", "c"])
+    assert ranking.labels == ("c", "b", "a")
+    assert ranking.z[2].isnan()
+
+
+def test_infinite_values_exceed_all_others_in_the_aggregate(result):
+    """Standardised they would be NaN, which no replicate exceeds: the smallest p-value."""
+    replicates = torch.randn(99, 3).double()
+    replicates[:4, 1] = math.inf
+    for statistic in ("maximum", "sum"):
+        inside = result([[0.0, 0.0, 0.0]], replicates)
+        assert inside.aggregate(statistic) > 0.9
+        among = result([[0.0, math.inf, 0.0]], replicates, uniform=[0.5] * 3)
+        assert among.aggregate(statistic) == pytest.approx((0.5 * 4 + 1) / 100)

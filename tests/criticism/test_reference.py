@@ -100,7 +100,7 @@ BAD = {
     "all draws set aside": (
         lambda: check([draw_at(k) for k in range(5)], kind="predictive", n_reference=5),
         ValueError,
-        "draws is empty: there is nothing to replicate from.",
+        "draws is empty, or all of them were set aside: there is nothing to replicate from.",
     ),
     "no draws at all": (
         lambda: check([]),

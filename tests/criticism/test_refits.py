@@ -137,3 +137,39 @@ def test_bad_settings_are_refused(options, error, text):
     draws = PointDraws(x.mean(), 10, 1000)
     with pytest.raises(error, match=text):
         pop_pc(draws, x, mean, **settings)
+
+
+def test_refits_that_do_not_vary_say_no_more_than_their_rank(result):
+    """A rare event that no refit had: a normal law without spread would call it impossible."""
+    found = result([[0.001, 0.0]], torch.zeros(99, 2), refitted=torch.zeros(5, 2).double())
+    assert found.decided_by == "refit t"
+    assert found.p_refit_t.tolist() == found.p_refit.tolist()
+    assert found.p_refit_t[0].item() == pytest.approx(2 / 6)
+    assert found.verdict().decision == "no misfit"
+
+
+def test_refits_leave_the_callers_random_numbers_alone():
+    class Careless(NormalRefits):
+        def simulate(self, seed):
+            torch.manual_seed(seed)
+            return torch.randn(20, 1), torch.randn(20, 1)
+
+        def fit(self, x_obs, x_new, seed):
+            return super().fit(x_obs + 0.1 * torch.randn(()), x_new, seed)  # ignores its seed
+
+    draws, refits = PointDraws(torch.tensor(0.0), 20, 20), Careless(torch.tensor(0.0), 20, 20)
+    found = []
+    for caller in (1, 2):
+        torch.manual_seed(caller)
+        state = torch.get_rng_state()
+        found.append(pop_pc(draws, torch.zeros(20, 1), mean, calibrate_refits=3, refits=refits))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(found[0].refitted, found[1].refitted)
+
+
+def test_infinite_discrepancies_on_both_sides_cannot_be_refitted():
+    def infinite(x, draw):
+        return x.sum() + math.inf
+
+    with pytest.raises(ValueError, match="infinite is infinite for the data and for replicates"):
+        check(torch.randn(20, 1), torch.randn(20, 1), infinite, calibrate_refits=2)

@@ -122,3 +122,22 @@ def test_warnings_point_to_the_caller():
     with pytest.warns(LocalDoubleUseWarning) as caught:
         check(Draws(local="posterior"))
     assert caught[0].filename == __file__
+
+
+def test_ties_of_a_single_value_are_noted_in_the_singular():
+    draws = [FunctionDraw(lambda: torch.ones(2, 2), lambda x: None)] * 500
+    note = "tied with replicates: p_value counts ties as extreme, p_randomised breaks them."
+    result = pop_pc(draws, torch.ones(2, 2), lambda x, draw: x.mean())
+    assert result.notes[-1] == f"The value of the data is {note}"
+    result = pop_pc(draws, torch.tensor([[1.0, 2.0]] * 2), lambda x, draw: x[0])
+    assert result.notes[-1] == f"1 of 2 values is {note}"
+
+
+@pytest.mark.parametrize("bare", [list, tuple, iter])
+def test_a_list_of_draws_is_as_little_calibrated_as_its_draws(bare):
+    """The label of a collection is lost in a list; that of the draws is not."""
+    law = Independent(Normal(torch.zeros(20, 3), 1.0), 1)
+    labelled = [FunctionDraw(law.sample, lambda x: law, "posterior") for _ in range(60)]
+    with pytest.warns(LocalDoubleUseWarning):
+        result = check(bare(labelled))
+    assert (result.local, result.calibrated, result.n_draws) == ("posterior", False, 59)

@@ -299,6 +299,17 @@ X = torch.zeros(2, 1)
 POSTERIOR = Labelled()
 POSTERIOR.local = "posterior"
 BAD = {
+    "nan data": (lambda: coverage([one_draw()] * 3, X / 0), "the data have 2 NaN or infinite"),
+    "nan data, crps": (lambda: crps([one_draw()] * 3, X / 0), "the data have 2 NaN or infinite"),
+    "nan data, log": (lambda: log_score([one_draw()], X / 0), "the data have 2 NaN or infinite"),
+    "no event": (
+        lambda: log_score([FunctionDraw(X.clone, lambda x: Normal(X, 1.0))], X),
+        r"one log density per unit, shape \(2,\), got \(2, 1\)",
+    ),
+    "posterior in a list": (
+        lambda: coverage([FunctionDraw(X.clone, lambda x: None, "posterior")], X),
+        "local='posterior'.*no prediction",
+    ),
     "inferred": (
         lambda: log_score(Labelled([one_draw()]), X),
         "no predictive density; use scoring",
@@ -341,3 +352,19 @@ def test_bad_requests_are_refused(call, message):
 def test_draws_must_have_their_methods():
     with pytest.raises(TypeError, match=r"draw 0 is a int"):
         log_score([3], X)
+
+
+def test_half_precision_counts_all_replicates():
+    """Half floats cannot count beyond 2048, those with 8 bits of mantissa not beyond 256."""
+    low, x = one_draw(torch.full((2, 1), -1.0, dtype=torch.bfloat16)), X.bfloat16()
+    pit = coverage([low] * 999, x).pit
+    assert (pit >= 0.999).all()
+
+
+def test_infinite_scores_are_compared_in_words():
+    impossible = score([1.0, -math.inf])
+    found = compare_scores({"a": score([1.0, 2.0]), "b": impossible, "c": impossible})
+    assert found.statement.endswith("b is infinitely worse; c is infinitely worse.")
+    assert [row.z for row in found.rows] == [0, -math.inf, -math.inf]
+    both = compare_scores({"a": impossible, "b": impossible})
+    assert both.statement.endswith("b cannot be told apart, its score is infinite too.")

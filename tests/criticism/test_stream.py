@@ -102,3 +102,16 @@ def test_check_on_the_gpu_equals_the_check_on_the_cpu():
     torch.testing.assert_close(on_gpu.replicated, on_cpu.replicated)
     assert on_gpu.p_value.device.type == "cpu"
     assert on_gpu.p_value == on_cpu.p_value
+
+
+def test_a_discrepancy_that_changes_its_dtype_is_refused():
+    """The whole numbers of the first value would round those after it."""
+    replicates = iter([torch.zeros(2, 1), torch.ones(2, 1)])
+    draws = [FunctionDraw(lambda: next(replicates), lambda x: None)] * 2
+    reference = FunctionDraw(lambda: None, lambda x: None)
+
+    def changing(x, draw):
+        return torch.tensor(0) if x.sum() == 0 else x.mean() / 2
+
+    with pytest.raises(TypeError, match=r"changed dtype: first torch\.int64, then torch\.float32"):
+        pop_pc(draws, torch.zeros(2, 1), changing, reference=reference)

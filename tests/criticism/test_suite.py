@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from probinterp.criticism import FunctionDraw, pop_pc, pop_pc_suite
+from probinterp.criticism import FunctionDraw, SequentialStop, pop_pc, pop_pc_suite
 from probinterp.criticism.discrepancies import (
     chi_square,
     feature_variance,
+    library_size,
     maximum,
     mean,
     mean_negative_log_likelihood,
@@ -117,3 +118,62 @@ def test_a_suite_must_name_its_discrepancies(suite):
 def test_what_is_not_a_discrepancy_is_named():
     with pytest.raises(TypeError, match="got int for 'nll'"):
         pop_pc_suite([CountingDraw()], torch.randn(12, 3), {"mean": mean, "nll": 3})
+
+
+def coefficient_of_variation(x, draw):
+    return x.std() / (1 + x.mean())
+
+
+@pytest.mark.parametrize("discrepancy", [coefficient_of_variation, library_size])
+def test_equal_data_tie_however_the_replicates_are_handed_over(discrepancy):
+    """Sums over one data set and over a stack of them differ in their last digit.
+
+    Sorted binary counts are equal where their totals are: as many ties as in exact arithmetic.
+    """
+    generator = torch.Generator().manual_seed(0)
+    data = torch.bernoulli(torch.full((200, 12, 1), 0.3), generator=generator).double()
+    data = data.sort(1).values
+    for x, stack in ((data[0], data[1:]), (data[1], data[2:4])):  # the latter: a stack of one
+        result = pop_pc(StackedDraws(stack), x, discrepancy)
+        expected = (stack[1:].sum((1, 2)) == x.sum()).sum()
+        assert (result.replicated == result.heldout).sum() == expected
+
+
+def test_a_sequential_stop_looks_into_stacks():
+    draws = StackedDraws(torch.randn(5000, 12, 3))
+    result = pop_pc(draws, torch.full((12, 3), 5.0), mean, stop=SequentialStop())
+    assert result.n_draws < 1000
+    assert max(stop for _, stop in draws.chunks) < 1000
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_discrepancy_that_changes_the_data_is_refused(stacked):
+    draws = StackedDraws(torch.randn(30, 12, 3))
+    with pytest.raises(ValueError, match="the discrepancy changed its data in place"):
+        pop_pc(
+            draws if stacked else list(draws),
+            torch.randn(12, 3),
+            lambda x, d: x.clamp_(min=0).sum(),
+        )
+
+
+def test_data_that_know_no_changes_can_be_checked():
+    with torch.inference_mode():
+        draws, x = StackedDraws(torch.randn(30, 12, 3)), torch.randn(12, 3)
+        assert pop_pc(draws, x, mean).n_draws == 29
+
+
+@pytest.mark.filterwarnings("ignore:The regime number")
+def test_a_discrepancy_may_use_the_parameters_of_the_draws():
+    class Located(CountingDraw):
+        def __init__(self, location):
+            super().__init__(location)
+            self.location = location
+
+    def error(x, draw):
+        return (x.mean() - draw.location).abs()
+
+    result = pop_pc(
+        [Located(float(k)) for k in range(5)], torch.ones(12, 3), error, kind="realised"
+    )
+    assert result.heldout.tolist() == [1, 0, 1, 2, 3]

@@ -84,12 +84,30 @@ def test_no_verdict_where_none_is_possible(result):
     assert "shows" in str(result(values, values, kind="realised", check="ppc").verdict())
 
 
-def test_too_few_draws_for_single_values_give_no_verdict_unless_some_are_rejected(result):
-    few = result([[0.0] * 10], torch.randn(99, 10).double()).verdict()  # needs 2 * 10 / .05 = 400
-    assert few.decision == "no verdict"
-    assert "99 draws are too few to reject single values among 10" in str(few)
-    many = result([[9.0] * 10], torch.randn(99, 10).double()).verdict()
-    assert (many.decision, many.n_rejected) == ("misfit", 10)
+def test_too_few_draws_for_single_values_judge_them_together(result):
+    """Ten values need 2 * 10 / .05 = 400 draws before one of them can be rejected."""
+    replicates = torch.randn(99, 10).double()
+    fits = result([[0.0] * 10], replicates, n_features=10).verdict()
+    assert (fits.decision, fits.joint, fits.n_rejected) == ("no misfit", True, 0)
+    assert "shows no misfit in the 10 features of the held-out data taken together" in str(fits)
+    assert "99 draws are too few to judge single features; largest effects" in str(fits)
+    one_off = result([[9.0] + [0.0] * 9], replicates)
+    fails = one_off.verdict(noun="gene", labels=[f"g{j}" for j in range(10)])
+    assert (fails.decision, fails.joint, fails.n_rejected) == ("misfit", True, 0)
+    assert fails.p_value == one_off.aggregate() == pytest.approx(0.01, abs=1e-9)
+    assert "shows misfit in the 10 genes of the held-out data taken together (p = 0.01)" in str(
+        fails
+    )
+    assert "99 draws are too few to say in which; largest effects in sd: g0 +" in str(fails)
+    many = result([[9.0] * 10], replicates).verdict()
+    assert (many.decision, many.joint, many.n_rejected) == ("misfit", False, 10)
+
+
+def test_no_joint_verdict_of_realised_checks(result):
+    values = torch.randn(99, 10).double()
+    realised = result(values * 0 + 0.1, values, kind="realised", regime=0.1).verdict()
+    assert realised.decision == "no verdict"
+    assert "99 draws are too few to reject single values among 10" in str(realised)
 
 
 def test_refits_carry_the_decision(result):
@@ -109,3 +127,51 @@ def test_refits_carry_the_decision(result):
 def test_impossible_levels_are_refused(result, alpha):
     with pytest.raises(ValueError, match="alpha must lie between 0 and 1, got"):
         result([4.0], torch.arange(99.0)).verdict(alpha)
+
+
+def test_infinite_values_of_one_number(result):
+    replicates = torch.linspace(-1, 1, 99)
+    outside = str(result([math.inf], replicates).verdict())
+    assert "its held-out value inf lies infinitely many sd above the mean" in outside
+    constant = str(result([0.0], torch.ones(99)).verdict())
+    assert "its held-out value 0 lies infinitely many sd below the mean" in constant
+    replicates[:2] = math.inf
+    unknown = result([0.5], replicates).verdict()
+    assert "lies an undefined number of sd from the mean of 99 replicates" in str(unknown)
+    assert unknown.decision == "no misfit"
+
+
+def test_infinite_values_of_a_vector_are_told_apart(result):
+    replicates = torch.randn(399, 4).double()
+    replicates[:, 0] = 1
+    replicates[:2, 1] = math.inf
+    found = result([[2.0, 0.0, math.inf, 9.0]], replicates, n_features=4).verdict()
+    assert (
+        ", 1 infinite (replicates do not vary), 1 infinite (as in the data), 1 undefined ("
+        in str(found)
+    )
+    assert math.isinf(found.effect)
+
+
+def test_a_single_value_and_a_single_draw_are_in_the_singular(result):
+    replicates = torch.randn(99, 1).double()
+    one = result([[9.0]], replicates, n_features=1)
+    assert str(one.verdict(noun="gene")).startswith("d shows misfit in the only gene of the held")
+    none = result([[0.0]], replicates, n_features=1).verdict()
+    assert str(none).startswith("d shows no misfit in the only feature of the held-out data")
+    assert "1 draw cannot" in str(result([1.0], [2.0]).verdict())
+    two = result([[9.0, 0.0]], torch.randn(399, 2).double()).verdict(noun="study")
+    assert "misfit in 1 of 2 studies" in str(two)
+
+
+def test_a_regime_out_of_reach_names_no_number_of_rows(result):
+    values = torch.zeros(99)
+    refused = result(values, values, kind="realised", regime=math.inf)
+    assert str(refused.verdict()).endswith("degenerate; use kind='plugin'.")
+    assert refused.summary()["regime"] is None
+
+
+def test_refits_of_a_vector_are_counted(result):
+    refits = torch.randn(5, 2).double()
+    found = result([[0.0, 0.0]], torch.randn(99, 2).double(), refitted=refits).verdict()
+    assert str(found).endswith("(99 replicates, 5 refits).")
