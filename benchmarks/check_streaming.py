@@ -1,9 +1,9 @@
 """Time and memory of a check against making its replicates and throwing them away.
 
 Gaussian replicates of N x G, drawn from a factor model with fixed loadings: the time of a check
-over that of generation alone, interleaved (CPU time with one thread, else wall time), and the growth of the peak resident size during the
-check, in units of one replicate, in a fresh process. The whole stack of replicates would take as
-many units as there are draws.
+over that of generation alone, interleaved (CPU time with one thread, else wall time), and the
+growth of the peak resident size during the check, in units of one replicate, in a fresh process.
+The whole stack of replicates would take as many units as there are draws.
 
     python benchmarks/check_streaming.py --draws 2000        # the numbers of the table
     python benchmarks/check_streaming.py --draws 50 --rounds 3

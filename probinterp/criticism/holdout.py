@@ -282,7 +282,7 @@ def label_codes(labels: Labels, n: int, name: str) -> Indices:
         raise ValueError(f"{name} is empty.")
     missing = sum(label is None or label != label for label in values.tolist())
     if missing:
-        raise ValueError(f"{name} is missing (None or NaN) for {missing} units.")
+        raise ValueError(f"{name} is missing (None or NaN) for {missing} of {n} units.")
     return np.unique(values, return_inverse=True)[1].reshape(n).astype(np.int64)
 
 

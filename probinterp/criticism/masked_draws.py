@@ -114,7 +114,13 @@ class _MaskedDraw:
 
     def replicate(self) -> Tensor:
         """Held-out entries of a replicate, shape (M, 1)."""
-        return self._draw.replicate()[self._heldout].unsqueeze(1)
+        whole = self._draw.replicate()
+        if whole.shape != self._heldout.shape:
+            raise ValueError(
+                "replicate() must return data of the shape of the mask, "
+                f"{tuple(self._heldout.shape)}, got {tuple(whole.shape)}."
+            )
+        return whole[self._heldout].unsqueeze(1)
 
     def likelihood(self, x: Tensor) -> Distribution:
         """Distribution of the held-out entries, batch shape (M,) and event shape (1,)."""

@@ -41,6 +41,8 @@ class Units(NamedTuple):
         What a likelihood does with the local latents.
     n_samples
         Samples of the local latents in a marginal likelihood without closed form.
+    point_estimate
+        Whether the globals of all draws are the same point estimates.
     """
 
     model: ProbabilisticModel
@@ -49,6 +51,7 @@ class Units(NamedTuple):
     observed: Batch | None
     scoring: Scoring
     n_samples: int
+    point_estimate: bool = False
 
 
 class ModelDraw:
@@ -70,6 +73,21 @@ class ModelDraw:
         self, units: Units, unknowns: dict[str, Tensor], seed: int, like: ModelDraw | None = None
     ) -> None:
         self.units, self.unknowns, self.seed, self._like = units, unknowns, seed, like
+
+    @property
+    def local(self) -> Local:
+        """Where the replicate's local latents come from; a list of draws is judged by it."""
+        return self.units.local
+
+    @property
+    def scoring(self) -> Scoring:
+        """What the likelihood does with local latents."""
+        return self.units.scoring
+
+    @property
+    def point_estimate(self) -> bool:
+        """Whether the globals are point estimates."""
+        return self.units.point_estimate
 
     @torch.no_grad()
     def replicate(self) -> Tensor:
@@ -156,6 +174,7 @@ class PredictiveDraws:
         self.local, self.scoring = units.local, units.scoring
         sites = self._globals(seed)
         self.point_estimate = all(isinstance(s.distribution, Delta) for s in sites.values())
+        self.units = units = units._replace(point_estimate=self.point_estimate)
         center = {name: site.distribution.mean for name, site in sites.items()}
         self.reference = ModelDraw(units, center, seed)
 
@@ -263,3 +282,15 @@ def _require_observed(local: Local, observed: Batch | None, batch: Batch) -> Non
             f"observed must have the {batch.x.shape[0]} units of the batch, "
             f"got {observed.x.shape[0]}."
         )
+    if observed is not None and observed.mask is None and _same_data(observed.x, batch.x):
+        raise ValueError(
+            "observed holds the very data of the batch, so that latents would be inferred from "
+            "what is compared; give the other half of the counts, or a mask that leaves the "
+            "compared entries out."
+        )
+
+
+def _same_data(a: Tensor, b: Tensor) -> bool:
+    if a.layout != torch.strided or b.layout != torch.strided:
+        a, b = a.to_dense(), b.to_dense()
+    return a.shape == b.shape and torch.equal(a, b.to(a))

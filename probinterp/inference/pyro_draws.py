@@ -87,6 +87,11 @@ class PyroDraw:
         self.program, self.unknowns, self.seed = program, unknowns, seed
         self.replicates = replicates
 
+    @property
+    def local(self) -> Local:
+        """Where the replicate's local latents come from; a list of draws is judged by it."""
+        return self.program.local
+
     def replicate(self) -> Tensor:
         """New observations, shape (N, G)."""
         layout = self.program.layout

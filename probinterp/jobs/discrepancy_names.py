@@ -67,15 +67,23 @@ def _value(node: ast.expr, text: str, columns: Mapping[str, Sequence[Any]]) -> A
         return _named(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         function = _named(node.func.id)
-        arguments = [_value(argument, text, columns) for argument in node.args]
+        arguments = [_argument(argument, text, columns) for argument in node.args]
         try:
             return function(*arguments)
         except TypeError as error:
-            raise ValueError(f"{text}: {_signature(node.func.id)} is wanted; {error}.") from error
+            why = str(error).removesuffix(".")
+            raise ValueError(f"{text}: {_signature(node.func.id)} is wanted; {why}.") from error
     raise ValueError(
         f"cannot read {ast.unparse(node)!r} in the discrepancy {text!r}; arguments are numbers, "
         "other discrepancies, and names of columns in quotes."
     )
+
+
+def _argument(node: ast.expr, text: str, columns: Mapping[str, Sequence[Any]]) -> Any:
+    found = _value(node, text, columns)
+    if callable(found) and not _is_discrepancy(found):
+        raise ValueError(f"{text}: {ast.unparse(node)} is not a discrepancy: {_hint(node)}.")
+    return found
 
 
 def _named(name: str) -> Any:

@@ -314,9 +314,7 @@ def test_too_few_draws_for_single_values_give_no_verdict_on_folds(counts):
 
 
 def test_a_vector_of_one_value_is_in_the_singular(counts):
-    result = cross_pop_pc(
-        poisson_fit(counts, 199), 60, discrepancies.feature_variance, k=3, seed=1
-    )
+    result = cross_pop_pc(poisson_fit(counts, 199), 60, discrepancies.feature_variance, k=3, seed=1)
     assert str(result.verdict()).startswith(
         "feature_variance shows no misfit in the only value over 3 folds"
     )

@@ -77,3 +77,10 @@ def test_groups_that_do_not_fit_are_refused(make):
 def test_names_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="labels must name the 2 groups, got 1 names"):
         per_group(discrepancies.mean, [0, 1, 1], labels=["one"])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_units_without_a_group_are_refused(missing):
+    """They would silently make up a group of their own, called nan."""
+    with pytest.raises(ValueError, match=r"groups is missing \(None or NaN\) for 1 of 3 units"):
+        grand_mean([1.0, 2.0, missing])

@@ -203,3 +203,17 @@ def test_a_likelihood_without_marginals_cannot_be_split():
         per_feature(nll)(law.sample(), draw)
     x = law.sample()
     assert torch.allclose(per_unit(nll)(x, draw), -law.log_prob(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: per_feature([1.0]), "per_feature"),
+        (lambda: per_unit([1.0]), "per_unit"),
+        (lambda: per_group([1.0], [0, 1]), "per_group"),
+        (lambda: group_gap([1.0], [0, 1]), "group_gap"),
+    ],
+)
+def test_what_is_no_function_is_refused_before_it_is_called(make, name):
+    with pytest.raises(TypeError, match=f"{name} needs a discrepancy, .* got list"):
+        make()

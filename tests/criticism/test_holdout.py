@@ -168,7 +168,7 @@ BAD = {
     ),
     "missing": (
         lambda: split_groups(["a", None, "b"], 0.5, 0),
-        r"groups is missing \(None or NaN\) for 1 units",
+        r"groups is missing \(None or NaN\) for 1 of 3 units",
     ),
     "one group": (lambda: split_groups(["a"] * 4, 0.5, 0), "at least 2 groups, got 1"),
     "no group": (lambda: split_groups([], 0.5, 0), "groups is empty"),
@@ -327,3 +327,13 @@ def test_capped_rows_are_few_enough_sorted_and_repeatable():
     for bad, text in {(0, 5): "n_new must be at least 1, got 0", (5, 0): "n_obs must be"}.items():
         with pytest.raises(ValueError, match=text):
             cap_rows(*bad, seed=0)
+
+
+def test_replicates_unlike_the_mask_are_refused():
+    draws = ObservedDraws([poisson_draw(torch.full((3, 2), 2.0))] * 9)
+    with pytest.raises(ValueError, match=r"the shape of the mask, \(2, 2\), got \(3, 2\)"):
+        pop_pc(
+            masked_draws(draws, torch.ones(2, 2, dtype=torch.bool)),
+            torch.ones(4, 1),
+            discrepancies.mean,
+        )

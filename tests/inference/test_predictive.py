@@ -10,6 +10,13 @@ from pyro import distributions as dist
 from scipy import stats
 from torch import nn
 
+from probinterp.criticism import (
+    LocalDoubleUseWarning,
+    PointEstimateWarning,
+    discrepancies,
+    log_score,
+    pop_pc,
+)
 from probinterp.inference import log_predictive_density, predictive_draws
 from probinterp.inference.marginal import IntegratedLikelihood
 from probinterp.models import VAE, Batch, FactorAnalysis, ProbabilisticModel
@@ -163,7 +170,7 @@ def test_same_seed_same_draws_and_the_callers_random_state_is_kept(local, scorin
     torch.manual_seed(0)
     model = VAE(6, 2, n_hidden=8).eval()
     x = torch.randn(10, 6)
-    observed = Batch(x) if local == "observed" else None
+    observed = Batch(torch.randn(10, 6)) if local == "observed" else None
     before = torch.get_rng_state()
 
     def run(seed):
@@ -222,3 +229,29 @@ def test_data_with_other_features_are_refused():
     draw = predictive_draws(VAE(6, 2, n_hidden=8), BATCH, 1).reference
     with pytest.raises(ValueError, match=r"x must have 6 features, got shape \(4, 5\)"):
         draw.likelihood(torch.zeros(4, 5))
+
+
+def test_a_list_of_draws_keeps_the_reservations_of_the_collection():
+    model = linear_model()
+    x = simulated(model, 30, 1)[1]
+    draws = list(predictive_draws(model, Batch(x), 5, local="posterior"))
+    assert (draws[0].local, draws[0].scoring, draws[0].point_estimate) == (
+        "posterior",
+        "inferred",
+        True,
+    )
+    with pytest.warns(LocalDoubleUseWarning), pytest.warns(PointEstimateWarning):
+        result = pop_pc(draws, x, discrepancies.mean)
+    assert (result.local, result.calibrated) == ("posterior", False)
+    with pytest.raises(ValueError, match="no predictive density"):
+        log_score(draws, x)
+
+
+def test_the_compared_data_are_no_observed_part():
+    model = linear_model()
+    batch = Batch(simulated(model, 30, 1)[1])
+    for same in (batch, Batch(batch.x.clone()), Batch(batch.x.to_sparse())):
+        with pytest.raises(ValueError, match="observed holds the very data of the batch"):
+            predictive_draws(model, batch, 5, local="observed", observed=same)
+    masked = batch._replace(mask=torch.rand(batch.x.shape) < 0.8)
+    assert len(predictive_draws(model, batch, 5, local="observed", observed=masked)) == 5

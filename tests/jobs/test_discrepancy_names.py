@@ -51,6 +51,8 @@ def test_every_offered_name_is_a_discrepancy_or_says_its_arguments():
         ("__import__('os')", KeyError, "no discrepancy '__import__'"),
         ("per_group(mean, 'batch')", KeyError, "no column 'batch'; available: \\['study'\\]"),
         ("check_discrepancy", KeyError, "no discrepancy 'check_discrepancy'"),
+        ("per_feature(quantile)", ValueError, "quantile is not a discrepancy: write quantile"),
+        ("per_feature(3)", ValueError, "a function of x and a draw, got int\\.$"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text, error, message):

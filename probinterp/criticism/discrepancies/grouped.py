@@ -13,6 +13,7 @@ from probinterp.criticism.discrepancies.custom import discrepancy
 from probinterp.criticism.discrepancies.moments import interpolated_quantile, require_probability
 from probinterp.criticism.discrepancies.placement import Placed
 from probinterp.criticism.draws import Discrepancy, PredictiveDraw
+from probinterp.criticism.holdout import label_codes
 
 GroupLabels = Sequence[Any] | np.ndarray | Tensor
 
@@ -30,7 +31,8 @@ class Groups:
     Raises
     ------
     ValueError
-        If ``groups`` is empty or not one-dimensional, or ``labels`` has another length than M.
+        If ``groups`` is empty, not one-dimensional or has missing labels, or ``labels`` has another
+        length than M.
     """
 
     def __init__(self, groups: GroupLabels, labels: Sequence[str] | None = None) -> None:
@@ -39,7 +41,8 @@ class Groups:
             raise ValueError(
                 f"groups must hold one label per unit, shape (N,), got shape {array.shape}."
             )
-        found, codes, sizes = np.unique(array, return_inverse=True, return_counts=True)
+        codes = label_codes(array, len(array), "groups")
+        found, sizes = np.unique(array, return_counts=True)
         if labels is not None and len(labels) != len(found):
             raise ValueError(f"labels must name the {len(found)} groups, got {len(labels)} names.")
         self.labels = tuple(str(label) for label in (found if labels is None else labels))

@@ -46,9 +46,7 @@ def per_feature(function: Discrepancy, labels: Sequence[str] | None = None) -> D
     def each(x: Tensor, draw: PredictiveDraw) -> Tensor:
         return _at_every(function, x, draw, COLUMNS)
 
-    return discrepancy(
-        each, name=f"per_feature({name_of(function)})", axis="feature", labels=labels
-    )
+    return discrepancy(each, name=_wrapped("per_feature", function), axis="feature", labels=labels)
 
 
 def per_unit(function: Discrepancy, labels: Sequence[str] | None = None) -> Discrepancy:
@@ -80,7 +78,7 @@ def per_unit(function: Discrepancy, labels: Sequence[str] | None = None) -> Disc
     def each(x: Tensor, draw: PredictiveDraw) -> Tensor:
         return _at_every(function, x, draw, ROWS)
 
-    name = f"per_unit({name_of(function)})"
+    name = _wrapped("per_unit", function)
     return discrepancy(each, name=name, axis="unit", labels=labels)
 
 
@@ -119,7 +117,7 @@ def per_group(
     def each(x: Tensor, draw: PredictiveDraw) -> Tensor:
         return _at_groups(function, known, x, draw)
 
-    name = f"per_group({name_of(function)})"
+    name = _wrapped("per_group", function)
     return discrepancy(each, name=name, axis="group", labels=known.labels)
 
 
@@ -154,7 +152,17 @@ def group_gap(function: Discrepancy, groups: GroupLabels) -> Discrepancy:
         values = _at_groups(function, known, x, draw)
         return values.amax() - values.mean()
 
-    return discrepancy(gap, name=f"group_gap({name_of(function)})")
+    return discrepancy(gap, name=_wrapped("group_gap", function))
+
+
+def _wrapped(wrapper: str, function: Discrepancy) -> str:
+    """Name of a wrapped discrepancy; TypeError unless it is a function."""
+    if not callable(function):
+        raise TypeError(
+            f"{wrapper} needs a discrepancy, a function of x and a draw, "
+            f"got {type(function).__name__}."
+        )
+    return f"{wrapper}({name_of(function)})"
 
 
 def _at_groups(function: Discrepancy, groups: Groups, x: Tensor, draw: PredictiveDraw) -> Tensor:
