@@ -132,8 +132,9 @@ def calibrated_ppc(
     TypeError
         If ``refits`` lacks a method, or as :func:`ppc`.
     ValueError
-        If ``n_refits`` is not positive, the simulated data have another shape than ``x_obs``, or
-        as :func:`ppc`.
+        If ``n_refits`` is not positive, the simulated data have another shape than ``x_obs``, the
+        refits another number of draws (their p-values would be another resolution's), or as
+        :func:`ppc`.
 
     References
     ----------
@@ -149,12 +150,12 @@ def calibrated_ppc(
     if n_refits < 1:
         raise ValueError(f"n_refits must be at least 1, got {n_refits}.")
     tie_seed, check_seed, refit_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
-    check = _CheckRefit(refits, tuple(x_obs.shape), discrepancy, kind, n_reference)
     observed = ppc(draws, x_obs, discrepancy, kind=kind, n_reference=n_reference, seed=check_seed)
+    shape, n_draws = tuple(x_obs.shape), observed.n_draws
+    check = _CheckRefit(refits, shape, n_draws, discrepancy, kind, n_reference)
     rows = seeded_map(check, range(n_refits), seed=refit_seed, n_jobs=n_jobs)
     generator = torch.Generator().manual_seed(tie_seed)
-    shape = observed.uniform.shape
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(observed.uniform.shape, generator=generator, dtype=torch.float64)
     return CalibratedPPCResult(observed, torch.stack(rows), uniform, seed)
 
 
@@ -164,6 +165,7 @@ class _CheckRefit:
 
     refits: Refits
     shape: tuple[int, ...]
+    n_draws: int
     discrepancy: Discrepancy
     kind: Kind
     n_reference: int
@@ -185,4 +187,9 @@ class _CheckRefit:
             n_reference=self.n_reference,
             seed=check_seed,
         )
+        if result.n_draws != self.n_draws:
+            raise ValueError(
+                "refits must have as many replicating draws as the observed check, "
+                f"{self.n_draws}, got {result.n_draws} in refit {number}."
+            )
         return result.p_randomised

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from probinterp.criticism.draws import PredictiveDraw, self_describing
-from probinterp.criticism.marginals import marginals
+from probinterp.criticism.marginals import cumulative, marginals
 
 
 class MaskedDraws:
@@ -150,6 +151,10 @@ class _Entries(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return self._base.log_prob(_filled(value, self._heldout))[self._heldout]
 
+    def marginals(self) -> Distribution:
+        """The same entries, batch shape (M, 1)."""
+        return _EntryMarginals(self._base, self._heldout)
+
     @cached_property
     def mean(self) -> Tensor:
         return self._base.mean[self._heldout].unsqueeze(1)
@@ -157,6 +162,27 @@ class _Entries(Distribution):
     @cached_property
     def variance(self) -> Tensor:
         return self._base.variance[self._heldout].unsqueeze(1)
+
+
+class _EntryMarginals(Distribution):
+    """Held-out entries one by one, for integral transforms."""
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, base: Distribution, heldout: Tensor) -> None:
+        self._base, self._heldout = base, heldout
+        super().__init__(torch.Size([int(heldout.sum()), 1]), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self._base.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._base.log_prob(_filled(value, self._heldout))[self._heldout].unsqueeze(1)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        whole = cumulative(self._base, _filled(value, self._heldout))
+        return whole[self._heldout].unsqueeze(1)
 
 
 def _filled(x: Tensor, heldout: Tensor) -> Tensor:

@@ -126,6 +126,9 @@ def test_bad_requests_are_refused(data):
     draws = location_draws()(data, 9, 0)
     with pytest.raises(ValueError, match=r"shape of x_obs, \(8, 6\), got \(3, 6\) in refit 0"):
         calibrated_ppc(draws, data, discrepancies.mean, refits)
+    other = location_refits(data, 19)
+    with pytest.raises(ValueError, match="draws as the observed check, 9, got 19 in refit 0"):
+        calibrated_ppc(draws, data, discrepancies.mean, other)
 
 
 @pytest.mark.slow

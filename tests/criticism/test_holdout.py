@@ -217,6 +217,19 @@ def test_masked_draws_see_the_entries_in_the_order_of_the_mask(device):
     assert (masked.local, masked.n_obs, masked.point_estimate) == ("observed", 7, False)
 
 
+def test_masked_entries_have_marginals_for_integral_transforms():
+    rate = torch.rand(8, 4, dtype=torch.float64) + 1
+    mask = mask_entries((8, 4), 0.5, seed=0).heldout
+    draw = masked_draws(ObservedDraws([poisson_draw(rate)]), mask).reference
+    x = torch.poisson(rate)[mask].unsqueeze(1)
+    marginal = draw.likelihood(x).marginals()
+    assert marginal.batch_shape == (16, 1)
+    assert torch.equal(marginal.log_prob(x)[:, 0], Poisson(rate[mask]).log_prob(x[:, 0]))
+    cdf = torch.special.gammaincc(x[:, 0] + 1, rate[mask])
+    torch.testing.assert_close(marginal.cdf(x)[:, 0], cdf)
+    assert 0 < discrepancies.pit_uniformity(x, draw).item() < 1
+
+
 def test_masked_check_is_the_check_of_the_entries_by_hand():
     rate = torch.rand(8, 4, dtype=torch.float64) + 1
     mask = mask_entries((8, 4), 0.5, seed=0).heldout
