@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 WIDTH_MULTIPLE = 16  # products with 15 columns run at a third of the speed of those with 16
 MAX_THREADS = 8
-PRODUCTS_PER_THREAD = 2**25  # fewer multiplications take less time than handing them to a thread
+PRODUCTS_PER_THREAD = 2**29  # multiplications from which a share of its own is faster
 PAIRS_PER_CHUNK = 2**17  # (observation, feature) pairs where no H-vector is kept for a pair
 
 
@@ -171,13 +171,16 @@ class Schedule:
     plan: FeaturePlan
     chunk_size: int
     dtype: torch.dtype | None = None
+    fixed: bool = False  # whether the chunk size was asked for
 
     def shares(self, inputs: Inputs) -> list[Schedule]:
         """Parts for threads to visit at the same time; just this one where that does not pay."""
         n_threads = min(torch.get_num_threads(), MAX_THREADS)
         n_products = self.plan.n_several * len(inputs.z) * inputs.weights.second.numel()
-        if inputs.z.is_cuda or n_threads == 1 or n_products < n_threads * PRODUCTS_PER_THREAD:
+        if inputs.z.is_cuda or n_threads == 1:
             return [self]
+        if n_products < n_threads * PRODUCTS_PER_THREAD:  # all threads work on every chunk
+            return [self if self.fixed else replace(self, chunk_size=self.chunk_size * n_threads)]
         return [replace(self, plan=plan) for plan in self.plan.split(n_threads)]
 
     def visit(self, inputs: Inputs, gradients: Inputs) -> Iterator[tuple[Route, Features]]:
