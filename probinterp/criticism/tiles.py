@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -57,11 +58,22 @@ def log_density(likelihood: Distribution, x: Tensor) -> Tensor:
     bounded = law._validate_args and law.support is not constraints.real  # NaN speaks for itself
     found = []
     for rows, *tile in zip(row_tiles(x), *tiles, strict=True):
+        if kind is Normal:
+            found.append(_normal_log_density(rows, *tile))
+            continue
         part = kind(*tile, validate_args=False)  # the parameters were validated, x was not
         if bounded:
             part._validate_sample(rows)
         found.append(part.log_prob(rows).sum(1))
     return torch.cat(found)
+
+
+def _normal_log_density(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log density of each row in a third of the passes over the data that torch's takes."""
+    one_row = scale[:1] if scale.stride(0) == 0 else scale  # the same for all units
+    constant = one_row.log().sum(1) + x.shape[1] * math.log(2 * math.pi) / 2
+    squares = torch.linalg.vector_norm((x - loc).div_(scale), dim=1).square()
+    return -(squares / 2 + constant)
 
 
 def row_tiles(x: Tensor) -> tuple[Tensor, ...]:

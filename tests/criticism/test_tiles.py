@@ -17,6 +17,7 @@ from probinterp.criticism import discrepancies, tiles
 ONES = torch.ones(50, 7, dtype=torch.float64)
 LAWS = {
     "normal": Normal(0.3 * ONES, torch.linspace(1, 2, 7).double()),
+    "normal, scales of the units": Normal(0.3 * ONES, torch.linspace(1, 2, 50)[:, None].double()),
     "laplace": Laplace(0.3 * ONES, 2 * ONES),
     "log-normal": LogNormal(0.3 * ONES, 0.5 * ONES),
     "student": StudentT(5.0, 0.3 * ONES, 2 * ONES),
