@@ -13,6 +13,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     constraints,
+    kl_divergence,
     register_kl,
 )
 from torch.distributions.utils import broadcast_all
@@ -117,13 +118,14 @@ class SpikeSlabLasso(TorchDistribution):
         return 2 * rate / self.slab**2 + 2 * (1 - rate) / self.spike**2
 
 
-def empty_column_cost(n_active: int, n_features: int) -> float:
+def column_cost(n_active: int, n_features: int) -> float:
     r"""Negative log prior of one column's support, its inclusion rate integrated out.
 
     .. math:: -\log \frac{B(1 + s,\ 2G - s)}{B(1, G)}
 
     An empty column (``n_active = 0``) costs log 2, whatever G; the first feature of a column is
-    the expensive one. That is the implicit penalty on the number of factors.
+    the expensive one. That is the implicit penalty on the number of factors; a factor of M
+    studies that is coded as M specific columns pays it M times.
 
     References
     ----------
@@ -138,6 +140,77 @@ def empty_column_cost(n_active: int, n_features: int) -> float:
         return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
     return log_beta(1, n_features) - log_beta(1 + n_active, 2 * n_features - n_active)
+
+
+class GatedNormal(TorchDistribution):
+    r"""Independent normals of which some coordinates do not exist: they are exactly zero.
+
+    .. math:: z_k \sim N(\mu_k, s_k^2)\ \text{where}\ g_k = 1, \quad z_k = 0\ \text{elsewhere}
+
+    Coordinates outside the gate enter neither the density nor a KL divergence, and no gradient
+    passes through them.
+
+    Parameters
+    ----------
+    loc, scale
+        Means and standard deviations, (..., K).
+    gate
+        True where a coordinate exists, boolean, (..., K).
+
+    References
+    ----------
+    Nonlinear multi-study factor analysis (Moran and Krishnan, 2026): zero-padded factors.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor | float,
+        scale: Tensor | float,
+        gate: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        shape = torch.broadcast_shapes(
+            gate.shape, *(v.shape for v in (loc, scale) if torch.is_tensor(v))
+        )
+        self.gate = gate.expand(shape)
+        self.normal = Normal(loc, scale, validate_args=False).expand(shape)
+        super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
+
+    def expand(  # type: ignore[override]
+        self, batch_shape: torch.Size, _instance: object = None
+    ) -> GatedNormal:
+        """Distribution with the same parameters and a larger batch shape."""
+        shape = torch.Size(batch_shape) + self.event_shape
+        normal = self.normal.expand(shape)
+        return GatedNormal(normal.loc, normal.scale, self.gate.expand(shape), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Means, zero outside the gate."""
+        return torch.where(self.gate, self.normal.loc, 0.0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variances, zero outside the gate."""
+        return torch.where(self.gate, self.normal.variance, 0.0)
+
+    def rsample(self, sample_shape: torch.Size = NO_SHAPE) -> Tensor:  # type: ignore[override]
+        """Draw values; those outside the gate are zero."""
+        return torch.where(self.gate, self.normal.rsample(sample_shape), 0.0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of the coordinates within the gate."""
+        return torch.where(self.gate, self.normal.log_prob(value), 0.0).sum(-1)
+
+
+@register_kl(GatedNormal, GatedNormal)
+def _kl_gated_normal(p: GatedNormal, q: GatedNormal) -> Tensor:
+    """KL divergence of the coordinates within the gate, which must be the same for both."""
+    return torch.where(p.gate, kl_divergence(p.normal, q.normal), 0.0).sum(-1)
 
 
 @register_kl(MultivariateNormal, Independent)

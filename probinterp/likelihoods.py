@@ -17,6 +17,7 @@ from probinterp.masks import complete_or_masked, filled, std_mean
 LARGEST_LOG_MEAN = 15.0  # exp(15) = 3.3e6 counts; keeps early steps of training finite
 INITIAL_SCALE = 0.3  # of a standard deviation; 1 makes posteriors collapse
 SMALLEST_SCALE = 1e-3  # for features that do not vary
+SMALLEST_MEAN = 1e-4  # for features without a count
 
 
 class ObservedBatch(Protocol):
@@ -33,6 +34,17 @@ class ObservedBatch(Protocol):
     @property
     def mask(self) -> Tensor | None:
         """True where an entry of ``x`` is observed, shape (B, G), or None where all are."""
+
+    @property
+    def study(self) -> Tensor | None:
+        """Index of the study, shape (B,), or None."""
+
+    @property
+    def nuisance(self) -> Tensor | None:
+        """Index of the technical batch, shape (B,), or None."""
+
+    def rows(self, index: slice | Tensor) -> ObservedBatch:
+        """Observations ``index`` only."""
 
 
 Features = slice | Tensor
@@ -86,6 +98,10 @@ class Likelihood(Configured, nn.Module, ABC):
     def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
         """Where a decoder without knowledge should start: location and scale of eta, (G,)."""
 
+    @abstractmethod
+    def location(self, batch: ObservedBatch) -> Tensor:
+        """Constant eta (G,) under which the batch has the means that it has, about."""
+
     def log_prior(self) -> Tensor | None:
         """Log prior density of the likelihood's own parameters, a scalar; None where flat."""
         return None
@@ -105,19 +121,23 @@ class GaussianLikelihood(Likelihood):
         :math:`\sigma_j^2 \sim \mathrm{IG}(\nu/2, \nu\xi/2)`, with xi set from the data so that
         :math:`P(\sigma_j < \hat s) = 0.9` for the 5 % quantile s of the features' standard
         deviations; None for a flat prior.
+    n_studies
+        Number of studies with a scale of their own, M; 1 for one scale a feature.
     """
 
     separable = True
     support = constraints.real_vector
 
-    def __init__(self, n_features: int, *, degrees: float | None = None) -> None:
+    def __init__(
+        self, n_features: int, *, degrees: float | None = None, n_studies: int = 1
+    ) -> None:
         super().__init__()
         if degrees is not None and degrees <= 0:
             raise ValueError(f"degrees must be positive or None, got {degrees}.")
         self.degrees = degrees
         self.prior_variance: Tensor
         self.register_buffer("prior_variance", torch.tensor(1.0))
-        self.log_scale = nn.Parameter(torch.zeros(n_features))
+        self.log_scale = nn.Parameter(_zeros(n_studies, n_features))
         self.center: Tensor
         self.spread: Tensor
         self.register_buffer("center", torch.zeros(n_features))
@@ -125,14 +145,15 @@ class GaussianLikelihood(Likelihood):
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviation of each feature, shape (G,)."""
+        """Standard deviation of each feature, shape (G,), or (M, G) with studies."""
         return self.log_scale.exp()
 
     def forward(
         self, eta: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES
     ) -> TorchDistribution:
         """Normal distribution around eta."""
-        normal = dist.Normal(eta, self.log_scale[features].exp()).to_event(1)
+        scale = by_study(self.log_scale, batch, features).exp()
+        normal = dist.Normal(eta, scale).to_event(1)
         return complete_or_masked(normal, batch.mask, features)
 
     @torch.no_grad()
@@ -141,7 +162,8 @@ class GaussianLikelihood(Likelihood):
         spread, center = std_mean(batch.x, batch.mask)
         self.center.copy_(center)
         self.spread.copy_(torch.where(spread > SMALLEST_SCALE, spread, 1.0))
-        self.log_scale.copy_((INITIAL_SCALE * spread).clamp_min(SMALLEST_SCALE).log())
+        log_scale = (INITIAL_SCALE * spread).clamp_min(SMALLEST_SCALE).log()
+        self.log_scale.copy_(log_scale.expand_as(self.log_scale))
         if self.degrees is not None:
             typical = spread.quantile(0.05).clamp_min(SMALLEST_SCALE)
             self.prior_variance.copy_(typical.square() * chi2_quantile(0.1, self.degrees))
@@ -157,6 +179,10 @@ class GaussianLikelihood(Likelihood):
     def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the features seen at initialisation."""
         return self.center, self.spread
+
+    def location(self, batch: ObservedBatch) -> Tensor:
+        """Mean of each feature."""
+        return std_mean(batch.x, batch.mask)[1]
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Features standardised by the means and deviations seen at initialisation."""
@@ -175,19 +201,21 @@ class NegativeBinomialLikelihood(Likelihood):
     ----------
     n_features
         Number of features, G.
+    n_studies
+        Number of studies with a dispersion of their own, M; 1 for one a feature.
     """
 
     separable = True
     support = NegativeBinomial.support
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, *, n_studies: int = 1) -> None:
         super().__init__()
         self.intercept = nn.Parameter(torch.zeros(n_features))
-        self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_features))
+        self.log_inverse_dispersion = nn.Parameter(_zeros(n_studies, n_features))
 
     @property
     def inverse_dispersion(self) -> Tensor:
-        """Inverse dispersion r of each feature, shape (G,)."""
+        """Inverse dispersion r of each feature, shape (G,), or (M, G) with studies."""
         return self.log_inverse_dispersion.exp()
 
     def forward(
@@ -196,7 +224,8 @@ class NegativeBinomialLikelihood(Likelihood):
         """Negative binomial distribution with mean ``size_factor * exp(intercept + eta)``."""
         offset = _size_factor(batch).log().unsqueeze(-1)
         log_mean = (eta + self.intercept[features] + offset).clamp(max=LARGEST_LOG_MEAN)
-        counts = NegativeBinomial(log_mean, self.log_inverse_dispersion[features].exp())
+        inverse_dispersion = by_study(self.log_inverse_dispersion, batch, features).exp()
+        counts = NegativeBinomial(log_mean, inverse_dispersion)
         return complete_or_masked(counts, batch.mask, features)
 
     @torch.no_grad()
@@ -204,13 +233,19 @@ class NegativeBinomialLikelihood(Likelihood):
         """Start at the log mean of x / s and at the moment estimate of r."""
         spread, mean = std_mean(self._normalized(batch), batch.mask)
         excess = (spread.square() - mean).clamp_min(torch.finfo(mean.dtype).tiny)
-        self.intercept.copy_(mean.clamp_min(1e-4).log())
-        self.log_inverse_dispersion.copy_((mean.square() / excess).clamp(0.1, 100.0).log())
+        self.intercept.copy_(mean.clamp_min(SMALLEST_MEAN).log())
+        start = (mean.square() / excess).clamp(0.1, 100.0).log()
+        self.log_inverse_dispersion.copy_(start.expand_as(self.log_inverse_dispersion))
 
     def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
         """Zero and one: the likelihood has an intercept of its own."""
         one = torch.ones_like(batch.x[0])
         return torch.zeros_like(one), one
+
+    def location(self, batch: ObservedBatch) -> Tensor:
+        """Log mean of x / s beyond the intercept."""
+        mean = std_mean(self._normalized(batch), batch.mask)[1]
+        return mean.clamp_min(SMALLEST_MEAN).log() - self.intercept
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return log(1 + x / s), at the mean for eta = 0 where not observed."""
@@ -270,6 +305,10 @@ class RoundedLogNormalLikelihood(Likelihood):
         one = torch.ones_like(batch.x[0])
         return torch.zeros_like(one), one
 
+    def location(self, batch: ObservedBatch) -> Tensor:
+        """Mean of log(1 + x / s) beyond the intercept."""
+        return std_mean(self._logged(batch), batch.mask)[1] - self.intercept
+
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return log(1 + x / s), standardised as seen at initialisation."""
         return filled((self._logged(batch) - self.center) / self.spread, batch.mask, 0.0)
@@ -308,6 +347,12 @@ class BernoulliLikelihood(Likelihood):
         """Zero and one: logits of probability one half."""
         one = torch.ones_like(batch.x[0])
         return torch.zeros_like(one), one
+
+    def location(self, batch: ObservedBatch) -> Tensor:
+        """Logit of the share of ones, a half counted on either side."""
+        n_observed = len(batch.x) if batch.mask is None else batch.mask.sum(0)
+        ones = std_mean(batch.x, batch.mask)[1] * n_observed
+        return ((ones + 0.5) / (n_observed - ones + 0.5)).log()
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return the features themselves, one half where not observed."""
@@ -353,6 +398,11 @@ class MultinomialLikelihood(Likelihood):
         one = torch.ones_like(batch.x[0])
         return torch.zeros_like(one), one
 
+    def location(self, batch: ObservedBatch) -> Tensor:
+        """Log share of each feature, half a count added."""
+        self._require_complete(batch)
+        return (batch.x.sum(0) + 0.5).log()
+
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return the share of each feature in its row; an empty row stays zero."""
         self._require_complete(batch)
@@ -365,6 +415,41 @@ class MultinomialLikelihood(Likelihood):
                 "the multinomial likelihood is not a product over features and takes no "
                 "batch.mask; hold out part of each row's counts instead."
             )
+
+
+def by_study(table: Tensor, batch: ObservedBatch, features: Features = ALL_FEATURES) -> Tensor:
+    """Values of each observation in a table of its study.
+
+    Parameters
+    ----------
+    table
+        One value a feature, (G,), or one for each study too, (M, G).
+    batch
+        The batch, with the studies of its observations; -1 is an unknown one, which gets the mean
+        of the known ones.
+    features
+        Chosen features.
+
+    Returns
+    -------
+    Tensor
+        Shape (G',) for one value a feature, else (B, G').
+
+    Raises
+    ------
+    ValueError
+        If there are several studies and the batch does not say which.
+    """
+    if table.ndim == 1:
+        return table[features]
+    if batch.study is None:
+        raise ValueError(f"values of {len(table)} studies need batch.study, got None.")
+    chosen = table[:, features]
+    return torch.cat([chosen, chosen.mean(0, keepdim=True)])[batch.study]  # row -1: the mean
+
+
+def _zeros(n_studies: int, n_features: int) -> Tensor:
+    return torch.zeros(n_features) if n_studies == 1 else torch.zeros(n_studies, n_features)
 
 
 def chi2_quantile(probability: float, degrees: float) -> float:

@@ -7,7 +7,7 @@ import torch
 from pyro import distributions as dist
 from scipy import integrate, optimize, special, stats
 
-from probinterp.distributions import SpikeSlabLasso, empty_column_cost
+from probinterp.distributions import SpikeSlabLasso, column_cost
 
 RATES = [(10.0, 1.0, 0.05), (500.0, 30.0, 0.2), (300.0, 0.5, 1e-6)]
 
@@ -91,15 +91,15 @@ def test_moments_of_samples():
 def test_column_cost_is_the_beta_function_ratio(size):
     g = 558
     expected = special.betaln(1, g) - special.betaln(1 + size, g + g - size)
-    assert empty_column_cost(size, g) == pytest.approx(expected, rel=1e-10)
+    assert column_cost(size, g) == pytest.approx(expected, rel=1e-10)
 
 
 def test_column_cost_of_empty_and_first_feature():
-    assert empty_column_cost(0, 558) == pytest.approx(math.log(2))
-    steps = [empty_column_cost(s, 558) - empty_column_cost(s - 1, 558) for s in (1, 10)]
+    assert column_cost(0, 558) == pytest.approx(math.log(2))
+    steps = [column_cost(s, 558) - column_cost(s - 1, 558) for s in (1, 10)]
     assert steps == pytest.approx([7.02, 4.71], abs=0.01)
     with pytest.raises(ValueError, match="between 0 and n_features = 5, got 6"):
-        empty_column_cost(6, 5)
+        column_cost(6, 5)
 
 
 def test_divergence_of_full_covariance_equals_the_general_formula():

@@ -40,11 +40,14 @@ class ArrayData:
     mask
         True where an entry of ``x`` is observed, (N, G) boolean, or None where all are. The other
         entries may hold anything, NaN too; a dense ``x`` is copied with zeros there.
+    nuisance
+        Index of the technical batch of each observation, (N,), or None.
 
     Raises
     ------
     ValueError
-        If ``x`` is not a matrix, the shapes differ, or ``mask`` is not boolean.
+        If ``x`` is not a matrix, the shapes differ, ``mask`` is not boolean, or an index is not
+        an integer or lies below -1 (an unknown study) or 0 (a batch).
     """
 
     def __init__(
@@ -53,17 +56,20 @@ class ArrayData:
         size_factor: Tensor | None = None,
         study: Tensor | None = None,
         mask: Tensor | None = None,
+        nuisance: Tensor | None = None,
     ) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}.")
         if x.ndim != 2:
             raise ValueError(f"x must have shape (N, G), got {tuple(x.shape)}.")
-        for name, value in {"size_factor": size_factor, "study": study}.items():
+        columns = {"size_factor": size_factor, "study": study, "nuisance": nuisance}
+        for name, value in columns.items():
             if value is not None and value.shape != x.shape[:1]:
                 raise ValueError(
                     f"{name} must have shape ({len(x)},), got {tuple(value.shape)}: "
                     "one value per observation."
                 )
+        _require_index(study=(study, -1), nuisance=(nuisance, 0))
         if mask is not None and (mask.shape != x.shape or mask.dtype != torch.bool):
             raise ValueError(
                 f"mask must be boolean with the shape of x, {tuple(x.shape)}, "
@@ -72,11 +78,12 @@ class ArrayData:
         if mask is not None and x.layout == torch.strided:
             x = x.masked_fill(~mask, 0)
         self.x, self.size_factor, self.study, self.mask = x, size_factor, study, mask
+        self.nuisance = nuisance
 
     @classmethod
     def of(cls, batch: Batch) -> ArrayData:
         """The observations of a batch as data."""
-        return cls(batch.x, batch.size_factor, batch.study, batch.mask)
+        return cls(batch.x, batch.size_factor, batch.study, batch.mask, batch.nuisance)
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -84,17 +91,28 @@ class ArrayData:
     def batch(self, index: Tensor | None = None) -> Batch:
         """Observations ``index`` (B,), or all of them, as a :class:`Batch`."""
         if index is None:
-            return Batch(self.x, self.study, self.size_factor, self.mask)
+            return Batch(self.x, self.study, self.size_factor, self.mask, self.nuisance)
         return Batch(
             select_rows(self.x, index),
             None if self.study is None else self.study[index],
             None if self.size_factor is None else self.size_factor[index],
             None if self.mask is None else self.mask[index],
+            None if self.nuisance is None else self.nuisance[index],
         )
 
     def subset(self, index: Tensor) -> ArrayData:
         """Keep the observations ``index``, in that order."""
         return ArrayData.of(self.batch(index))
+
+
+def _require_index(**indices: tuple[Tensor | None, int]) -> None:
+    for name, (index, least) in indices.items():
+        if index is None:
+            continue
+        if index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(f"{name} must hold integers, got {index.dtype}.")
+        if len(index) and int(index.min()) < least:
+            raise ValueError(f"{name} must be at least {least}, got {int(index.min())}.")
 
 
 def select_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -130,7 +148,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     x = move(batch.x)
     assert x is not None
     dense = x if x.layout == torch.strided else x.to_dense()
-    return Batch(dense, move(batch.study), move(batch.size_factor), move(batch.mask))
+    others = (batch.study, batch.size_factor, batch.mask, batch.nuisance)
+    return Batch(dense, *(move(value) for value in others))
 
 
 def as_batch(data: Data | Batch, device: torch.device | None = None) -> Batch:

@@ -11,6 +11,7 @@ from probinterp.models.factor_priors import (
 )
 from probinterp.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from probinterp.models.mixtures import GaussianMixture, MixtureDraws, MultinomialMixture
+from probinterp.models.multistudy_sparse_vae import MultiStudySparseVAE
 from probinterp.models.sparse_vae import SparseVAE
 from probinterp.models.vae import VAE
 
@@ -24,6 +25,7 @@ __all__ = [
     "LatentDirichletAllocation",
     "LowRankNormalPrior",
     "MixtureDraws",
+    "MultiStudySparseVAE",
     "MultinomialMixture",
     "ProbabilisticModel",
     "SparseVAE",

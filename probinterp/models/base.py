@@ -24,28 +24,27 @@ class Batch(NamedTuple):
     x
         Observed features, shape (B, G).
     study
-        Index of the study of each observation, shape (B,), or None.
+        Index of the study of each observation, shape (B,), int64, or None; -1 for a study that
+        the model does not know.
     size_factor
         Relative library size of each observation, shape (B,), positive, or None.
     mask
         True where an entry of ``x`` is observed, shape (B, G), or None where all are. Other
         entries, which must hold finite numbers, enter neither likelihood nor encoder; library
         sizes and totals are the caller's and should be those of the observed entries.
+    nuisance
+        Index of the technical batch of each observation, shape (B,), int64, or None.
     """
 
     x: Tensor
     study: Tensor | None = None
     size_factor: Tensor | None = None
     mask: Tensor | None = None
+    nuisance: Tensor | None = None
 
     def rows(self, index: slice | Tensor) -> Batch:
         """Observations ``index`` only."""
-        return Batch(
-            self.x[index],
-            None if self.study is None else self.study[index],
-            None if self.size_factor is None else self.size_factor[index],
-            None if self.mask is None else self.mask[index],
-        )
+        return Batch(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
 
 class ProbabilisticModel(Configured, nn.Module, ABC):

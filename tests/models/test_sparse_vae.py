@@ -53,7 +53,7 @@ def test_released_objective_has_the_gradient_of_the_authors_loss():
     xi = model.likelihood.prior_variance / g
     sigma = model.likelihood.scale / math.sqrt(g)
     # n_total times their loss, which averages the squared error over features and rows
-    theirs = n_total * released_loss(model, x, noise, model.penalty.clone(), sigma, xi)
+    theirs = n_total * released_loss(model, x, noise, model.sparse.penalty.clone(), sigma, xi)
     parameters = [p for p in model.parameters() if p.requires_grad]
     first = torch.autograd.grad(ours, parameters, allow_unused=True)
     second = torch.autograd.grad(theirs, parameters, allow_unused=True)
@@ -65,9 +65,9 @@ def test_released_inclusion_leaves_the_ratio_of_rates_out():
     model = made(objective="released")
     ours = made(objective="elbo")
     w = model.loadings.abs()
-    odds = torch.logit(model.inclusion_rate) + 9.0 * w
+    odds = torch.logit(model.sparse.inclusion_rate) + 9.0 * w
     torch.testing.assert_close(model.inclusion_probability, torch.sigmoid(odds))
-    ours.inclusion_rate.copy_(model.inclusion_rate)
+    ours.sparse.inclusion_rate.copy_(model.sparse.inclusion_rate)
     torch.testing.assert_close(ours.inclusion_probability, torch.sigmoid(odds + math.log(1 / 10.0)))
 
 
@@ -75,12 +75,12 @@ def test_rates_follow_the_closed_form_after_a_step():
     model = made()
     before = model.inclusion_probability.clone()
     model.after_step(0.0)
-    torch.testing.assert_close(model.inclusion_rate, before.sum(0) / (2 * 7 - 1))
+    torch.testing.assert_close(model.sparse.inclusion_rate, before.sum(0) / (2 * 7 - 1))
     with torch.no_grad():
         model.loadings.zero_()
     for _ in range(200):
         model.after_step(0.0)
-    assert (model.inclusion_rate >= 1e-6).all()
+    assert (model.sparse.inclusion_rate >= 1e-6).all()
 
 
 def test_global_terms_count_once():
@@ -97,7 +97,7 @@ def test_global_terms_count_once():
     local = (loss(2000) - loss(1000)) / 1000
     first = loss(1000) - 1000 * local
     assert first == pytest.approx(loss(12) - 12 * local, rel=1e-9)
-    rate = model.inclusion_rate
+    rate = model.sparse.inclusion_rate
     slab = rate * 0.5 * torch.exp(-model.loadings.abs())
     spike = (1 - rate) * 5.0 * torch.exp(-10 * model.loadings.abs())
     beta = torch.distributions.Beta(torch.ones(3).double(), torch.full((3,), 7.0).double())
@@ -122,7 +122,7 @@ def test_both_free_scales_are_fixed():
 def test_default_rates_follow_the_number_of_observations():
     model = SparseVAE(7, 3, n_hidden=8)
     model.initialize(Batch(torch.randn(50, 7)), 500)
-    assert (float(model.spike), float(model.slab)) == (500.0, 30.0)
+    assert (float(model.sparse.spike), float(model.sparse.slab)) == (500.0, 30.0)
 
 
 def test_pruning_fixes_the_support_and_survives_saving(tmp_path):
@@ -138,14 +138,14 @@ def test_pruning_fixes_the_support_and_survives_saving(tmp_path):
         optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
     )
     assert model.pruned
-    assert not model.support.all()
+    assert not model.sparse.support.all()
     masked = posterior(model, Batch(truth.x))["W"].mean
-    assert torch.equal(masked == 0, ~model.support)
+    assert torch.equal(masked == 0, ~model.sparse.support)
     again = load(save(model, tmp_path / "model"))
     assert again.pruned
     z = torch.randn(4, 3)
-    dense = again.decoder(z, again.loadings * again.support)
-    short = again.decoder(z, again.loadings * again.support, again.support)
+    dense = again.decoder(z, again.loadings * again.sparse.support)
+    short = again.decoder(z, again.loadings * again.sparse.support, again.sparse.support)
     torch.testing.assert_close(dense, short, rtol=1e-5, atol=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_factors_are_ordered_signed_and_without_empty_columns():
     with torch.no_grad():
         model.loadings.zero_()
         model.loadings[0, 2], model.loadings[1, 2], model.loadings[2, 0] = -2.0, 1.0, 0.5
-        model.inclusion_rate.fill_(0.3)
+        model.sparse.inclusion_rate.fill_(0.3)
     x = torch.randn(10, 4)
     found = factors(model, ArrayData(x), batch_size=3)
     assert found.columns.tolist() == [2, 0]
