@@ -8,12 +8,10 @@ with the size of the data, or exactly where the prior is flat.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 
-import numpy as np
 import torch
-from joblib import Parallel, delayed
 from study import DataSets, Simulation
 from torch import Tensor
 from torch.distributions import (
@@ -124,7 +122,7 @@ def gaussian_mixture(n_obs: int, n_new: int, *, truth: str, n_reference: int = 8
     """Two components with unknown weights, means and variances, by Gibbs sampling.
 
     Truth from the prior (Dirichlet(1), N(0, 5^2), IG(3, 2)), or components at -2 and 2 with sd 1
-    and weights .3 and .7 under the default prior. Every second sweep after the first 50 is kept.
+    and weights .3 and .7 under the default prior. Every tenth sweep after the first 300 is kept.
     """
     model = GaussianMixture(2, mean_scale=5.0, shape=3.0, rate=2.0)
     if truth == "fixed":
@@ -145,14 +143,10 @@ def gaussian_mixture(n_obs: int, n_new: int, *, truth: str, n_reference: int = 8
             return torch.where(first, values[:, :1, None], values[:, 1:, None]).double()
 
         x = of_its_component(means) + of_its_component(scales) * normal(*first.shape)
-        seeds = np.random.SeedSequence(seed).generate_state(n_sets).tolist()
-        chains = Parallel()(
-            delayed(model.gibbs)(
-                one[:n_obs], n_draws=n_reference + n_draws, burn_in=50, thin=2, seed=chain_seed
-            )
-            for one, chain_seed in zip(x, seeds, strict=True)
+        chains = model.gibbs(
+            x[:, :n_obs], n_draws=n_reference + n_draws, burn_in=300, thin=10, seed=seed + 3
         )
-        laws = [LawDraw(mixture_law(states, n_new)) for states in zip(*chains, strict=True)]
+        laws = [LawDraw(mixture_law(state, n_new)) for state in chains]
         draws = ExactDraws(
             lambda source: iter(laws[n_reference:]),
             n_draws,
@@ -209,17 +203,15 @@ def mixture_weight(n_obs: int, n_new: int, *, n_nodes: int = 400) -> Simulation:
     return simulate
 
 
-def mixture_law(states: Sequence[GaussianMixtureParameters], n_new: int) -> MixtureSameFamily:
+def mixture_law(state: GaussianMixtureParameters, n_new: int) -> MixtureSameFamily:
     """Law of new rows of D data sets, each at its own parameters: batch shape (D, N)."""
-    size = torch.Size([len(states), n_new])
-    weights = torch.stack([state.weights for state in states]).unsqueeze(1)
-    means = torch.stack([state.means for state in states]).unsqueeze(1)
-    scales = torch.stack([state.variances for state in states]).sqrt().unsqueeze(1)
-    components = Independent(Normal(means, scales, validate_args=False), 1)
-    labels = Categorical(weights.expand(*size, -1))
-    return MixtureSameFamily(
-        labels, components.expand(torch.Size([*size, weights.shape[-1]])), validate_args=False
-    )
+
+    def of_rows(values: Tensor) -> Tensor:  # (D, ...) to (D, N, ...)
+        return values.unsqueeze(1).expand(-1, n_new, *values.shape[1:])
+
+    normal = Normal(of_rows(state.means), of_rows(state.variances.sqrt()), validate_args=False)
+    labels = Categorical(of_rows(state.weights))
+    return MixtureSameFamily(labels, Independent(normal, 1), validate_args=False)
 
 
 def factor_rows(

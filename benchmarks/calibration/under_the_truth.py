@@ -7,12 +7,14 @@ in 1 of 100.
 
 A truth from the prior makes p exactly uniform, a fixed one only as the data grow. With Poisson
 counts and this prior the mean p is .487 at 200 observed counts and .492 at 500. The Gaussian
-mixture with everything unknown rejects .047 through its likelihood and .043 through the variance at
-a fixed truth with 100 points (s.e. .002), however long its Gibbs chain is, and .050 with 400.
+mixture with everything unknown, at a fixed truth with 100 points, has a mean p of .488 (s.e. .004)
+for its likelihood, Kolmogorov-Smirnov p .0001, and rejects .044 (s.e. .003) through the variance in
+6,000 sets, seeds 11 to 13; the row with seed 21 happens not to show it.
 
-The chain itself forgets fast, its variance has an autocorrelation of .02 after one sweep, so that
-a short one costs little: with the truth from the prior .055 (s.e. .002) without burn-in, .053 with
-30 sweeps of it, .051 with 60 and every third sweep kept, .050 (s.e. .003) with 300 and every tenth.
+The chain forgets fast, its variance has an autocorrelation of .02 after one sweep, but a short one
+makes the replicates too alike: with the truth from the prior .059 (8,000 sets, s.e. .0025) without
+burn-in, .056 with 30 sweeps of it or with 50 and every second sweep kept, .050 with 300 and every
+tenth.
 
     python benchmarks/calibration/under_the_truth.py --out docs/studies/under_the_truth.csv
 """
@@ -63,11 +65,13 @@ class Case(NamedTuple):
     statistics: dict[str, Statistic] = {}
     n_sets: int = 4000
     n_draws: int = 199
+    seed: int = 0  # added to that of the run
 
 
 GROUPS = {"largest group mean": largest_group, "upper quartile of group means": upper_quartile}
 COUNTS = {"mean": mean, "variance": variance, "zeros": zeros}
 VARIANCE = {"variance of a feature": variance}
+BY_GIBBS = {"n_sets": 2000, "n_draws": 39, "seed": 21}  # seeds 11, 12 and 13 served to look ahead
 
 CASES = {
     "regression (100, 100, 1)": Case(regression(100, 100, 1), "fixed"),
@@ -91,11 +95,14 @@ CASES = {
     "Gaussian mixture, weight unknown (100, 100)": Case(
         mixture_weight(100, 100), "prior", VARIANCE
     ),
+    "Gaussian mixture (100, 100)": Case(
+        gaussian_mixture(100, 100, truth="fixed"), "fixed", VARIANCE, **BY_GIBBS
+    ),
     "Gaussian mixture (400, 400)": Case(
-        gaussian_mixture(400, 400, truth="fixed"), "fixed", VARIANCE, n_sets=2000, n_draws=39
+        gaussian_mixture(400, 400, truth="fixed"), "fixed", VARIANCE, **BY_GIBBS
     ),
     "Gaussian mixture (100, 100), truth from the prior": Case(
-        gaussian_mixture(100, 100, truth="prior"), "prior", VARIANCE, n_sets=2000, n_draws=39
+        gaussian_mixture(100, 100, truth="prior"), "prior", VARIANCE, **BY_GIBBS
     ),
     "PCA, known loadings, 100 masked cells": Case(masked_pca(100, 10, 2, 100), "prior"),
     "Bayesian PCA, 40 new rows": Case(
@@ -121,7 +128,7 @@ def p_values(
         n_sets=n_sets or case.n_sets,
         n_draws=n_draws or case.n_draws,
         kind=kind,
-        seed=seed,
+        seed=case.seed + seed,
     )
 
 

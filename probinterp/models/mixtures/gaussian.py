@@ -19,9 +19,9 @@ class GaussianMixtureParameters:
     Parameters
     ----------
     weights
-        Probabilities of the components, shape (K,).
+        Probabilities of the components, shape (..., K).
     means, variances
-        Of each feature in each component, shape (K, G).
+        Of each feature in each component, shape (..., K, G).
     """
 
     weights: Tensor
@@ -30,7 +30,7 @@ class GaussianMixtureParameters:
 
     @property
     def components(self) -> Independent:
-        """The components, batch shape (K,) and event shape (G,)."""
+        """The components, batch shape (..., K) and event shape (G,)."""
         normal = Normal(self.means, self.variances.sqrt(), validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
@@ -127,11 +127,12 @@ class GaussianMixture(Mixture[GaussianMixtureParameters]):
     def _sample(
         self, x: Tensor, labels: Tensor, previous: GaussianMixtureParameters | None
     ) -> GaussianMixtureParameters:
-        counts = labels.sum(0).unsqueeze(1)
+        counts = labels.sum(0).unsqueeze(-1)
         before = self._variances(x, previous)
         precision = counts / before + self.mean_precision
         noise = torch.randn_like(precision) / precision.sqrt()
-        means = labels.mT @ x / before / precision + noise
+        sums = torch.einsum("n...k,n...g->...kg", labels, x)
+        means = sums / before / precision + noise
         squares = self._squares(x, labels, means)
         inverse = Gamma(self.shape + counts / 2, self.rate + squares / 2, validate_args=False)
         return GaussianMixtureParameters(
@@ -142,13 +143,13 @@ class GaussianMixture(Mixture[GaussianMixtureParameters]):
         """Variances that the means are given: those of the whole data at the start."""
         if previous is not None:
             return previous.variances
-        start = x.var(0, correction=0) + self.rate  # a constant feature has variance 0
-        return start.expand(self.n_components, -1)
+        return (x.var(0, correction=0) + self.rate).unsqueeze(-2)  # a constant has variance 0
 
     @staticmethod
     def _squares(x: Tensor, responsibilities: Tensor, means: Tensor) -> Tensor:
         # deviations, not moments: the difference of large squares would cancel
-        return torch.einsum("nk,nkg->kg", responsibilities, (x.unsqueeze(1) - means).square())
+        deviations = x.unsqueeze(-2) - means
+        return torch.einsum("n...k,n...kg->...kg", responsibilities, deviations.square())
 
     def _log_prior(self, parameters: GaussianMixtureParameters) -> Tensor:
         variances = parameters.variances

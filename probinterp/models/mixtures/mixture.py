@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Dirichlet
 from torch.nn.functional import one_hot
 
 from probinterp.models.base import require_positive
@@ -110,7 +111,8 @@ class Mixture(ABC, Generic[P]):
         Parameters
         ----------
         x
-            Data, shape (N, G).
+            Data, shape (N, G), or of several data sets side by side, (..., N, G): as many
+            independent chains, each of its own data.
         start
             Where the chain starts, for instance at the result of :meth:`em`; random by default,
             which may end in a minor mode and stay there.
@@ -121,13 +123,13 @@ class Mixture(ABC, Generic[P]):
         thin
             Sweeps per draw kept.
         seed
-            Seed of the start and of the chain.
+            Seed of the start and of the chain, or of all chains together.
 
         Returns
         -------
         list of parameters
-            Autocorrelated draws. Labels have no meaning across draws: use functions that do not
-            depend on their order.
+            Autocorrelated draws, with the leading dimensions of the data. Labels have no meaning
+            across draws: use functions that do not depend on their order.
 
         Raises
         ------
@@ -138,15 +140,18 @@ class Mixture(ABC, Generic[P]):
         require_positive(n_draws=n_draws, thin=thin)
         if burn_in < 0:
             raise ValueError(f"burn_in must not be negative, got {burn_in}.")
-        self._require_data(x)
+        self._require_data(x.flatten(0, -2) if x.ndim > 2 else x)
         self._require_proper_prior()
+        # units first: what is summed over them is the same code with one data set or with many
+        units = x.movedim(-2, 0).contiguous()
         with _seeded(seed, x.device):
-            state = self._sample(x, self._start(x), None) if start is None else start
+            state = self._sample(units, self._start(units), None) if start is None else start
             draws = []
             for sweep in range(1, burn_in + n_draws * thin + 1):
-                logits = log_joint(state, x)
-                labels = torch.distributions.Categorical(logits=logits).sample()
-                state = self._sample(x, one_hot(labels, self.n_components).to(x.dtype), state)
+                joint = log_joint(state, units)
+                # Gumbel-max: the probabilities of the labels need no normalising
+                labels = (joint - torch.empty_like(joint).exponential_().log()).argmax(-1)
+                state = self._sample(units, one_hot(labels, self.n_components).to(x.dtype), state)
                 if sweep > burn_in and (sweep - burn_in) % thin == 0:
                     draws.append(state)
         return draws
@@ -171,25 +176,28 @@ class Mixture(ABC, Generic[P]):
         return parameters, objective
 
     def _start(self, x: Tensor) -> Tensor:
-        """Labels by the nearest of K centres spread out as in k-means++, one-hot, (N, K)."""
+        """Labels by the nearest of K centres spread out as in k-means++, one-hot, (N, ..., K)."""
         points = self._points(x)
-        chosen = torch.randint(len(x), (1,), device=x.device)
-        distances = (points - points[chosen]).square().sum(1, keepdim=True)
+
+        def distance(chosen: Tensor) -> Tensor:
+            centre = points.take_along_dim(chosen[None, ..., None], 0)
+            return (points - centre).square().sum(-1, keepdim=True)
+
+        distances = distance(torch.randint(len(x), x.shape[1:-1], device=x.device))
         for _ in range(1, self.n_components):
-            nearest = distances.amin(1)
+            nearest = distances.amin(-1)
             # all units coincide with a centre: any one does
-            spread = nearest if nearest.sum() > 0 else torch.ones_like(nearest)
-            chosen = torch.multinomial(spread, 1)
-            distance = (points - points[chosen]).square().sum(1, keepdim=True)
-            distances = torch.cat([distances, distance], 1)
-        return one_hot(distances.argmin(1), self.n_components).to(x.dtype)
+            spread = torch.where(nearest.sum(0) > 0, nearest, 1.0)
+            chosen = Categorical(spread.movedim(0, -1)).sample()
+            distances = torch.cat([distances, distance(chosen)], -1)
+        return one_hot(distances.argmin(-1), self.n_components).to(x.dtype)
 
     def _modal_weights(self, responsibilities: Tensor) -> Tensor:
         excess = responsibilities.sum(0) + self.concentration - 1
         return excess / excess.sum()
 
     def _sampled_weights(self, labels: Tensor) -> Tensor:
-        return torch.distributions.Dirichlet(self.concentration + labels.sum(0)).sample()
+        return Dirichlet(self.concentration + labels.sum(0)).sample()
 
     @abstractmethod
     def _require_data(self, x: Tensor) -> None:
@@ -209,7 +217,7 @@ class Mixture(ABC, Generic[P]):
 
     @abstractmethod
     def _sample(self, x: Tensor, labels: Tensor, previous: P | None) -> P:
-        """Draw the unknowns given one-hot labels (N, K)."""
+        """Draw the unknowns given one-hot labels (N, ..., K) of units x (N, ..., G)."""
 
     @abstractmethod
     def _log_prior(self, parameters: P) -> Tensor:

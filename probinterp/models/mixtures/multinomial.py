@@ -21,10 +21,10 @@ class MultinomialMixtureParameters:
     Parameters
     ----------
     weights
-        Probabilities of the classes, shape (K,).
+        Probabilities of the classes, shape (..., K).
     probabilities
-        Of each level of each variable in each class, shape (K, G, C); 0 beyond a variable's
-        number of levels.
+        Of each level of each variable in each class, shape (..., K, G, C); 0 beyond a
+        variable's number of levels.
     """
 
     weights: Tensor
@@ -32,7 +32,7 @@ class MultinomialMixtureParameters:
 
     @property
     def components(self) -> Independent:
-        """The classes, batch shape (K,) and event shape (G,)."""
+        """The classes, batch shape (..., K) and event shape (G,)."""
         categorical = Categorical(self.probabilities, validate_args=False)
         return Independent(categorical, 1, validate_args=False)
 
@@ -107,7 +107,7 @@ class MultinomialMixture(Mixture[MultinomialMixtureParameters]):
         """Every prior that the constructor accepts is proper."""
 
     def _points(self, x: Tensor) -> Tensor:
-        return self._indicators(x).flatten(1)
+        return self._indicators(x).flatten(-2)
 
     def _maximise(
         self, x: Tensor, responsibilities: Tensor, previous: MultinomialMixtureParameters | None
@@ -143,7 +143,7 @@ class MultinomialMixture(Mixture[MultinomialMixtureParameters]):
         return one_hot(x.long(), max(self.n_levels)).to(x.dtype)
 
     def _counts(self, x: Tensor, responsibilities: Tensor) -> Tensor:
-        return torch.einsum("nk,ngc->kgc", responsibilities, self._indicators(x))
+        return torch.einsum("n...k,n...gc->...kgc", responsibilities, self._indicators(x))
 
     def _log_prior(self, parameters: MultinomialMixtureParameters) -> Tensor:
         probabilities = parameters.probabilities

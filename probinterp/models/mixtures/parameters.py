@@ -16,21 +16,21 @@ class MixtureParameters(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """Probabilities of the components, shape (K,)."""
+        """Probabilities of the components, shape (..., K)."""
         ...
 
     @property
     def components(self) -> Distribution:
-        """The components, batch shape (K,) and event shape (G,)."""
+        """The components, batch shape (..., K) and event shape (G,)."""
         ...
 
 
 def log_joint(parameters: MixtureParameters, x: Tensor) -> Tensor:
-    r"""Log density of each unit together with each label, shape (N, K).
+    r"""Log density of each unit together with each label, shape (N, ..., K) for x (N, ..., G).
 
     .. math:: \log \pi_k + \log p(x_i \mid \theta_k)
     """
-    return parameters.weights.log() + parameters.components.log_prob(x.unsqueeze(1))
+    return parameters.weights.log() + parameters.components.log_prob(x.unsqueeze(-2))
 
 
 @dataclass(frozen=True, eq=False)
