@@ -203,13 +203,24 @@ class NegativeBinomialLikelihood(Likelihood):
         Number of features, G.
     n_studies
         Number of studies with a dispersion of their own, M; 1 for one a feature.
+    standardize
+        Whether the encoder sees the logarithms centred and scaled as at initialisation, which
+        training needs where the features are thousands and their counts large.
     """
 
     separable = True
     support = NegativeBinomial.support
 
-    def __init__(self, n_features: int, *, n_studies: int = 1) -> None:
+    def __init__(
+        self, n_features: int, *, n_studies: int = 1, standardize: bool = False
+    ) -> None:
         super().__init__()
+        self.standardize = standardize
+        self.center: Tensor
+        self.spread: Tensor
+        if standardize:
+            self.register_buffer("center", torch.zeros(n_features))
+            self.register_buffer("spread", torch.ones(n_features))
         self.intercept = nn.Parameter(torch.zeros(n_features))
         self.log_inverse_dispersion = nn.Parameter(_zeros(n_studies, n_features))
 
@@ -236,6 +247,10 @@ class NegativeBinomialLikelihood(Likelihood):
         self.intercept.copy_(mean.clamp_min(SMALLEST_MEAN).log())
         start = (mean.square() / excess).clamp(0.1, 100.0).log()
         self.log_inverse_dispersion.copy_(start.expand_as(self.log_inverse_dispersion))
+        if self.standardize:
+            spread, center = std_mean(self._normalized(batch).log1p(), batch.mask)
+            self.center.copy_(center)
+            self.spread.copy_(torch.where(spread > SMALLEST_SCALE, spread, 1.0))
 
     def linear_predictor_moments(self, batch: ObservedBatch) -> tuple[Tensor, Tensor]:
         """Zero and one: the likelihood has an intercept of its own."""
@@ -249,6 +264,9 @@ class NegativeBinomialLikelihood(Likelihood):
 
     def encoder_input(self, batch: ObservedBatch) -> Tensor:
         """Return log(1 + x / s), at the mean for eta = 0 where not observed."""
+        if self.standardize:
+            logged = self._normalized(batch).log1p()
+            return filled((logged - self.center) / self.spread, batch.mask, 0.0)
         return filled(self._normalized(batch).log1p(), batch.mask, self.intercept.exp().log1p())
 
     @staticmethod

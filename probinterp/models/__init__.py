@@ -11,6 +11,8 @@ from probinterp.models.factor_priors import (
 )
 from probinterp.models.latent_dirichlet_allocation import LatentDirichletAllocation
 from probinterp.models.mixtures import GaussianMixture, MixtureDraws, MultinomialMixture
+from probinterp.models.multistudy_ecm import fit_ecm
+from probinterp.models.multistudy_factor_analysis import MultiStudyFactorAnalysis
 from probinterp.models.multistudy_sparse_vae import MultiStudySparseVAE
 from probinterp.models.sparse_vae import SparseVAE
 from probinterp.models.vae import VAE
@@ -25,10 +27,12 @@ __all__ = [
     "LatentDirichletAllocation",
     "LowRankNormalPrior",
     "MixtureDraws",
+    "MultiStudyFactorAnalysis",
     "MultiStudySparseVAE",
     "MultinomialMixture",
     "ProbabilisticModel",
     "SparseVAE",
     "StandardNormalPrior",
     "exact",
+    "fit_ecm",
 ]

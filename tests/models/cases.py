@@ -16,6 +16,7 @@ from probinterp.models import (
     FactorAnalysis,
     LatentDirichletAllocation,
     LowRankNormalPrior,
+    MultiStudyFactorAnalysis,
     SparseVAE,
 )
 
@@ -23,6 +24,7 @@ MODELS = {
     "FactorAnalysis": lambda: FactorAnalysis(6, 2),
     "FactorAnalysis-counts": lambda: FactorAnalysis(6, 2, likelihood=RoundedLogNormalLikelihood(6)),
     "LatentDirichletAllocation": lambda: LatentDirichletAllocation(6, 2),
+    "MultiStudyFactorAnalysis": lambda: MultiStudyFactorAnalysis(6, 2, 1, 1),
     "VAE": lambda: VAE(6, 2, n_hidden=8),
     "VAE-beta": lambda: VAE(6, 2, n_hidden=8, beta=4.0),
     "VAE-counts": lambda: VAE(6, 2, n_hidden=8, likelihood=NegativeBinomialLikelihood(6)),
