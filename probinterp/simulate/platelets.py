@@ -49,7 +49,8 @@ class PlateletTruth(NamedTuple):
     batch_activity
         Activity of the batch factor, (N,), which is no column of ``z``.
     library_size
-        Number of counts of all genes, (N,), of which those simulated are a part.
+        Sequencing depth that the mean counts are proportional to, (N,). The counts of an
+        observation do not add up to it.
     size_factor
         Library size over the median of its law, (N,).
     activity

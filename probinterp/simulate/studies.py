@@ -77,18 +77,18 @@ class MultiStudyTruth(NamedTuple):
             return predictor
         return self.size_factor.unsqueeze(1) * predictor.exp()
 
-    def covariance(self, study: int, n: int = 100_000, seed: int = 0) -> Tensor:
+    def covariance(self, study: int, n: int | None = None, seed: int = 0) -> Tensor:
         """Covariance of the observations of a study, (G, G), double precision.
 
-        It is exact for normal observations. Counts are those at size factor 1, from ``n`` Monte
-        Carlo draws of the factors with the noise integrated out.
+        It is exact, and that of counts is theirs at size factor 1.
 
         Parameters
         ----------
         study
             Index of the study.
         n
-            Number of draws.
+            Number of draws of the factors for a Monte Carlo average instead, with the noise
+            integrated out. It converges slowly for counts, whose means have heavy tails.
         seed
             Seed of the draws.
         """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probinterp.simulate.counts import negative_binomial
 from probinterp.simulate.links import N_LINKS, link_covariance, linked
+from probinterp.simulate.log_mean_moments import log_mean_moments
 from probinterp.simulate.study_layout import MOMENTS, stream
 
 ROWS = 10_000  # codes that are held at a time in a Monte Carlo average
@@ -112,11 +113,15 @@ class StudyProcess(NamedTuple):
         total, own, square = total / n, own / n, square / n
         return total, square - total.outer(total) + own.diag()
 
-    def covariance(self, study: int, n: int = 100_000, seed: int = 0) -> Tensor:
+    def covariance(self, study: int, n: int | None = None, seed: int = 0) -> Tensor:
         """Covariance of the observations of a study, see :meth:`MultiStudyTruth.covariance`."""
+        if n is not None:
+            return self.moments(study, n, seed)[1]
         if isinstance(self.noise, GaussianNoise):
             return self.signal_covariance(study) + self.noise.scale[study].double().square().diag()
-        return self.moments(study, n, seed)[1]
+        mean, square = log_mean_moments(self.level[study], self._by_link() * self.gate[study])
+        own = mean + square.diag() / self.noise.inverse_dispersion
+        return square - mean.outer(mean) + own.diag()
 
     def _given(self, predictor: Tensor, study: int) -> tuple[Tensor, Tensor]:
         """Mean and variance of the observations given the codes."""

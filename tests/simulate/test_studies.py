@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
+from scipy.stats import norm
 
 from probinterp import simulate
 from probinterp.simulate.counts import negative_binomial
 from probinterp.simulate.links import link_covariance, linked
+from probinterp.simulate.log_mean_moments import log_mean_moments
 from probinterp.simulate.study_process import CountNoise
 
 
@@ -126,17 +129,60 @@ def test_count_covariance_is_the_log_normal_one():
     mean = (process.level[1].double() + product.diag() / 2).exp()
     expected = mean.outer(mean) * product.expm1()
     expected += torch.diag(mean + mean.square() * product.diag().exp() / 5)
+    torch.testing.assert_close(process.covariance(1), expected, rtol=1e-9, atol=1e-7)
     found, spread = process.moments(1, 200_000, 0)
     torch.testing.assert_close(found, mean, rtol=0.01, atol=0)
     assert relative_error(spread, expected) < 0.02
     assert torch.equal(process.covariance(1, 1000, 2), process.moments(1, 1000, 2)[1])
 
 
-def test_count_covariance_is_that_of_new_counts(counts):
+@pytest.mark.parametrize("link", range(3))
+def test_moments_of_a_log_mean_are_those_of_scipy(link):
+    strengths = torch.zeros(3, 2, 2)
+    strengths[link, 0, 0], strengths[link, 1, 0], strengths[0, 1, 1] = 1.05, -0.6, 0.8
+    first, second = log_mean_moments(torch.tensor([0.5, 1.0]), strengths)
+    w = strengths.double().numpy()
+
+    def expectation(power_first, power_second):
+        a = power_first * w[link, 0, 0] + power_second * w[link, 1, 0]
+
+        def integrand(z):
+            value = linked(torch.tensor(z, dtype=torch.float64))[link]
+            return np.exp(a * float(value)) * norm.pdf(z)
+
+        value = sum(quad(integrand, *ends, epsabs=0)[0] for ends in [(-20, 0), (0, 20)])
+        other = (power_second * w[0, 1, 1]) ** 2 / 2  # the second factor is log-normal
+        return value * math.exp(0.5 * power_first + power_second + other)
+
+    assert first.tolist() == pytest.approx([expectation(1, 0), expectation(0, 1)], rel=1e-8)
+    pairs = [expectation(2, 0), expectation(1, 1), expectation(0, 2)]
+    assert second[[0, 0, 1], [0, 1, 1]].tolist() == pytest.approx(pairs, rel=1e-8)
+
+
+@pytest.mark.parametrize("study", range(3))
+def test_count_covariance_of_weak_effects_is_that_of_draws(study):
+    truth = simulate.multistudy(likelihood="negative_binomial", log_effect=0.15, seed=2)
+    assert relative_error(truth.covariance(study, 200_000, 1), truth.covariance(study)) < 0.02
+
+
+def test_count_covariance_is_that_of_new_counts():
+    """Effects are weak enough for a sample covariance to settle."""
+    counts = simulate.multistudy(likelihood="negative_binomial", log_effect=0.15, seed=0)
     process = counts.process._replace(noise=counts.process.noise._replace(library_scale=0.0))
-    new = counts._replace(process=process).more(100_000, seed=1)
+    new = counts._replace(process=process).more(50_000, seed=1)
     assert (new.size_factor == 1).all()
-    assert relative_error(covariance(new.x[new.study == 2]), counts.covariance(2)) < 0.1
+    assert relative_error(covariance(new.x[new.study == 2]), counts.covariance(2)) < 0.05
+
+
+def test_expected_counts_have_the_stated_mean():
+    for seed in range(5):
+        process = simulate.multistudy(likelihood="negative_binomial", seed=seed).process
+        by_study = [
+            log_mean_moments(process.level[m], process._by_link() * process.gate[m])[0].mean()
+            for m in range(3)
+        ]
+        expected = sum(by_study).item() / 3 * math.exp(0.3**2 / 2)
+        assert expected == pytest.approx(43, rel=0.01)
 
 
 def test_counts_have_the_stated_mean_and_dispersion(counts, within):
