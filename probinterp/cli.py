@@ -25,7 +25,8 @@ INPUT_ERRORS = (
 )
 # typer bundles click or imports it, and does not name the base class of wrong usage itself
 WrongUsage: type[Any] = typer.BadParameter.__mro__[2]
-OPTIONS = {"layer=...": "--layer", "counts=False": "--values"}  # as Python spells them
+# as Python spells them
+OPTIONS = {"layer=...": "--layer", "counts=False": "--values", "study_key=...": "--study-key"}
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -100,12 +101,25 @@ def fit(
     size_factor_key: Annotated[
         str | None, typer.Option(help="obs column of total counts; default row sums.")
     ] = None,
+    study_key: Annotated[
+        str | None,
+        typer.Option(help="obs column of studies: factors shared by all, and of each study."),
+    ] = None,
+    batch_key: Annotated[
+        str | None, typer.Option(help="obs column of technical batches to take out.")
+    ] = None,
     stratify: Annotated[
-        str | None, typer.Option(help="obs column to stratify the split by.")
+        str | None, typer.Option(help="obs column to stratify the split by; default studies.")
     ] = None,
     groups: Annotated[str | None, typer.Option(help="obs column to hold out as a whole.")] = None,
     heldout: Annotated[float, typer.Option(help="Share of cells to hold out.")] = 0.2,
     factors: Annotated[int, typer.Option(help="Number of factors.")] = 10,
+    shared: Annotated[
+        int | None, typer.Option(help="Factors that all studies share; default --factors.")
+    ] = None,
+    specific: Annotated[
+        int | None, typer.Option(help="Factors of each study alone; default 3.")
+    ] = None,
     hidden: Annotated[int, typer.Option(help="Width of the networks.")] = 64,
     spike: Annotated[
         float | None, typer.Option(help="Rate of the spike; default by cells.")
@@ -119,7 +133,7 @@ def fit(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fit a sparse VAE to FILE and write its factors back.
+    """Fit a sparse VAE to FILE and write its factors back; with --study-key a multi-study one.
 
     Ctrl-C ends the training early and keeps what was learned.
     """
@@ -131,10 +145,14 @@ def fit(
         layer=layer,
         counts=not values,
         size_factor_key=size_factor_key,
+        study_key=study_key,
+        batch_key=batch_key,
         stratify=stratify,
         groups=groups,
         heldout=heldout,
         n_factors=factors,
+        n_shared=shared,
+        n_specific=specific,
         n_hidden=hidden,
         spike=spike,
         slab=slab,
@@ -151,13 +169,12 @@ def fit(
         f"{summary['n_factors']} factors of {summary['n_genes']} genes from {summary['n_train']} "
         f"cells in {summary['epochs']} epochs ({summary['stopped'].replace('_', ' ')}).\n"
         f"Held-out log predictive density: {_number(summary['heldout_log_density_per_cell'])} "
-        f"nats per cell, {summary['n_heldout']} cells.\n"
-        "Top genes (- falls as the score rises):"
+        f"nats per cell, {summary['n_heldout']} cells."
     )
-    for name, genes in summary["top_genes"].items():
-        effects = summary["top_effects"][name]
-        signed = [f"{'-' if e < 0 else ''}{g}" for g, e in zip(genes, effects, strict=True)]
-        say(f"  {name:<10} {', '.join(signed)}")
+    for study, density in summary.get("heldout_log_density_per_study", {}).items():
+        say(f"  {study}: {_number(density)} nats per cell")
+    say("Top genes (- falls as the score rises):")
+    say("\n".join(_top_genes_lines(summary)))
     _finish(as_json, summary, [out / n for n in ("model", "adata.h5ad", "summary.json")])
 
 
@@ -330,6 +347,16 @@ def _factors_text(table: Any) -> str:
         lines.append(f"    rise  {row['rise']}")
         lines.append(f"    fall  {row['fall']}")
     return "\n".join([*lines, ""])
+
+
+def _top_genes_lines(summary: dict[str, Any]) -> list[str]:
+    """One line a factor; genes that fall as the score rises have a minus."""
+    lines, width = [], max([10, *map(len, summary["top_genes"])])
+    for name, genes in summary["top_genes"].items():
+        effects = summary["top_effects"][name]
+        signed = [f"{'-' if e < 0 else ''}{g}" for g, e in zip(genes, effects, strict=True)]
+        lines.append(f"  {name:<{width}} {', '.join(signed)}")
+    return lines
 
 
 def _checks_text(rows: list[dict[Any, Any]]) -> str:

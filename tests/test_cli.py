@@ -36,6 +36,13 @@ def folder(tmp_path_factory):
         x = truth.x.numpy().copy()
         x[3, 4] = value
         anndata.AnnData(x, obs=obs, var=var).write_h5ad(folder / f"{name}.h5ad")
+    several = simulate.multistudy(2, 40, 1, 1, likelihood="negative_binomial", seed=0)
+    obs = obs.assign(
+        disease=np.array(["HC", "Lung"])[several.study.numpy()], batch=list("ab") * 40, one="all"
+    )
+    several = anndata.AnnData(several.x.numpy(), obs=obs)
+    several.var_names = [f"gene{j}" for j in range(several.n_vars)]
+    several.write_h5ad(folder / "studies.h5ad")
     (folder / "text.h5ad").write_text("not an HDF5 file")
     (folder / "cut.h5ad").write_bytes((folder / "good.h5ad").read_bytes()[:20_000])
     assert run_in(folder, "fit", "good.h5ad", "--out", "fit", *SHORT) == 0
@@ -78,6 +85,11 @@ BAD_INPUTS = [
     ("fit good.h5ad --heldout 1.5", "heldout must lie in (0, 1), got 1.5."),
     ("fit good.h5ad --stratify donor", "'donor' not in adata.obs; available: ['group']."),
     ("fit good.h5ad --groups donor", "'donor' not in adata.obs; available: ['group']."),
+    ("fit good.h5ad --study-key donor", "'donor' not in adata.obs; available: ['group']."),
+    ("fit good.h5ad --shared 2", "are for several studies: give --study-key too."),
+    ("fit good.h5ad --batch-key group", "are for several studies: give --study-key too."),
+    ("fit studies.h5ad --study-key one", "obs['one'] names one study only, 'all': shared and"),
+    ("fit studies.h5ad --study-key disease --specific -1", "a whole number of columns, got -1."),
     ("fit good.h5ad --size-factor-key group", "obs['group'] must be numeric"),
     ("fit good.h5ad --spike -1", "spike must be positive, got -1.0."),
     ("fit good.h5ad --spike 1 --slab 2", "spike must be larger than slab = 2.0, got 1.0."),
@@ -235,6 +247,36 @@ def test_checks_can_be_chosen_and_models_compared(folder, capsys):
     assert html.escape(document["statement"]) in page
     assert run_in(folder, "compare", *models, "--score", "crps", "--out", "both") == 0
     assert {"fit", "rival", "CRPS"} <= set(capsys.readouterr().out.split())
+
+
+def test_several_studies_are_fitted_checked_and_compared(folder, capsys):
+    capsys.readouterr()
+    studies = ["--study-key", "disease", "--batch-key", "batch", "--shared", "2", "--specific", "1"]
+    assert run_in(folder, "fit", "studies.h5ad", "--out", "two", *studies, *SHORT) == 0
+    text = capsys.readouterr().out
+    summary = json.loads((folder / "two/summary.json").read_text())
+    assert set(summary["blocks"].values()) <= {"shared", "HC", "Lung"}
+    assert summary["blocks"]["shared_1"] == "shared"
+    for name, genes in summary["top_genes"].items():
+        line = next(line for line in text.splitlines() if line.split()[:1] == [name])
+        assert [gene.strip(",").lstrip("-") for gene in line.split()[1:]] == genes
+    for study, density in summary["heldout_log_density_per_study"].items():
+        assert f"  {study}: {density:.2f} nats per cell" in text
+    data = ["two/adata.h5ad", "--draws", "45", "--out", "two_checked"]
+    check = ["check", "two/model", *data, "--discrepancy", "per_group(mean, 'disease')"]
+    assert run_in(folder, *check) == 0
+    assert "16 units against 45" in capsys.readouterr().out
+    pooled = ["fit", "studies.h5ad", "--stratify", "disease", "--out", "pooled", *SHORT]
+    assert run_in(folder, *pooled) == 0
+    capsys.readouterr()
+    models = ["two/model", "pooled/model", "--data", *data, "--discrepancy", "mean"]
+    assert run_in(folder, "compare", *models, "--score", "log", "--json") == 0
+    assert {m["model"] for m in json.loads(capsys.readouterr().out)["models"]} == {"two", "pooled"}
+    assert run_in(folder, "report", "two", "--group-key", "disease", "--draws", "45") == 0
+    page = html.unescape((folder / "two/report.html").read_text())
+    n_shared = list(summary["blocks"].values()).count("shared")
+    assert f"{len(summary['blocks'])} factors ({n_shared} shared, " in page
+    assert "<th>block</th>" in page.replace(' scope="col"', "")
 
 
 def test_info_of_versions_and_of_a_model(folder, capsys):

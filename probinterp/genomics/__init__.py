@@ -5,8 +5,9 @@ Importing this package imports anndata; ``import probinterp`` does not.
 
 from probinterp.genomics import datasets
 from probinterp.genomics.enrichment import enrich_factors, enrichment, read_gmt
-from probinterp.genomics.expression import ExpressionData, LoadReport, from_anndata
+from probinterp.genomics.expression import ExpressionData, from_anndata
 from probinterp.genomics.factors import factor_names, top_genes, write_factors
+from probinterp.genomics.load_report import LoadReport
 from probinterp.genomics.markers import marker_groups
 from probinterp.genomics.scvi_draws import CellDraws, from_posterior_predictive_sample
 from probinterp.genomics.splits import AnnDataSplit, ExpressionSplit, split

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from numpy.typing import NDArray
-from torch import Tensor
 
 from probinterp.genomics.validation import listing
 
@@ -33,14 +31,6 @@ class GeneOrder(NamedTuple):
     columns: NDArray[np.int64] | None
     ignored: tuple[str, ...]
     reordered: bool
-
-
-class Study(NamedTuple):
-    """Study of each cell (N,), the names of the studies, and categories without a cell."""
-
-    of_cell: Tensor
-    names: tuple[str, ...]
-    unused: tuple[str, ...]
 
 
 def check_anndata(adata: Any) -> None:
@@ -105,38 +95,6 @@ def numeric_column(adata: AnnData, key: str) -> NDArray[np.float64]:
             f"{listing(adata.obs_names[bad])}."
         )
     return values
-
-
-def study_column(
-    adata: AnnData, key: str, keep: NDArray[np.bool_], known: tuple[str, ...] | None
-) -> Study:
-    """Study of the cells ``keep``; with ``known`` names the indices are positions in those."""
-    column = obs_column(adata, key)
-    categorical = isinstance(column.dtype, pd.CategoricalDtype)
-    if not categorical and column.dtype.kind in "fcmM":
-        raise TypeError(
-            f"obs[{key!r}] must be categorical, strings, integers or Booleans, "
-            f"got dtype {column.dtype}."
-        )
-    codes, labels = (
-        (column.cat.codes.to_numpy(), column.cat.categories)
-        if categorical
-        else pd.factorize(column, sort=True)
-    )
-    everyone = tuple(str(name) for name in labels)
-    if len(set(everyone)) < len(everyone):
-        raise ValueError(f"obs[{key!r}] has categories that are equal as strings: {everyone}.")
-    n_cells = np.bincount(codes[keep], minlength=len(everyone))
-    used = tuple(name for name, n in zip(everyone, n_cells, strict=True) if n)
-    unused = tuple(name for name, n in zip(everyone, n_cells, strict=True) if not n)
-    names = used if known is None else known
-    if strange := [name for name in used if name not in names]:
-        raise KeyError(
-            f"obs[{key!r}] has studies that the reference data lack: {listing(strange)}; "
-            f"known: {listing(names)}."
-        )
-    position = np.array([names.index(name) if name in names else -1 for name in everyone])
-    return Study(torch.from_numpy(position[codes[keep]]), names, unused)
 
 
 def gene_order(names: pd.Index, reference: pd.Index | None) -> GeneOrder:

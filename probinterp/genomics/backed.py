@@ -35,7 +35,7 @@ class BackedRows:
         Columns of the file that are the features, (G,), or None for all in file order.
     source
         Name of the matrix in messages.
-    size_factor, study
+    size_factor, study, nuisance
         One value per observation, (N,), or None.
     """
 
@@ -50,9 +50,10 @@ class BackedRows:
         *,
         size_factor: Tensor | None = None,
         study: Tensor | None = None,
+        nuisance: Tensor | None = None,
     ) -> None:
         self.matrix, self.rows, self.columns, self.source = matrix, rows, columns, source
-        self.size_factor, self.study = size_factor, study
+        self.size_factor, self.study, self.nuisance = size_factor, study, nuisance
         self._cache: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -67,6 +68,7 @@ class BackedRows:
             self.source,
             size_factor=size_factor,
             study=self.study,
+            nuisance=self.nuisance,
         )
 
     def subset(self, index: Tensor) -> BackedRows:
@@ -78,6 +80,7 @@ class BackedRows:
             self.source,
             size_factor=None if self.size_factor is None else self.size_factor[index],
             study=None if self.study is None else self.study[index],
+            nuisance=None if self.nuisance is None else self.nuisance[index],
         )
 
     def blocks(self) -> Iterator[tuple[int, Any]]:
@@ -104,6 +107,7 @@ class BackedRows:
             row_tensor(rows[order]),
             None if self.study is None else self.study[index],
             None if self.size_factor is None else self.size_factor[index],
+            nuisance=None if self.nuisance is None else self.nuisance[index],
         )
 
     def _block(self, number: int) -> Any:

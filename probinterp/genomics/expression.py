@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from probinterp.genomics.annotation import (
-    Study,
     check_layout,
     gene_order,
     numeric_column,
-    study_column,
 )
 from probinterp.genomics.backed import BackedRows
+from probinterp.genomics.cell_labels import (
+    CellLabels,
+    KnownLabels,
+    UnknownStudy,
+    check_labels,
+    read_labels,
+)
 from probinterp.genomics.compat import (
     is_backed_by_columns,
     is_backed_by_rows,
@@ -28,6 +33,7 @@ from probinterp.genomics.compat import (
     matrix_of,
     stored_pointers,
 )
+from probinterp.genomics.load_report import LoadReport
 from probinterp.genomics.validation import (
     Origin,
     Summary,
@@ -45,50 +51,6 @@ from probinterp.inference.data import ArrayData
 from probinterp.models.base import Batch
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What :func:`from_anndata` has read and what it has left out.
-
-    Parameters
-    ----------
-    source
-        ``"X"`` or the layer.
-    storage
-        ``"dense"``, ``"csr"``, ``"backed dense"`` or ``"backed csr"``.
-    counts
-        Whether the values were checked to be counts.
-    size_factor_key
-        ``obs`` column of the library sizes; None for row sums or no size factors.
-    dropped_obs, dropped_vars
-        Names of all-zero cells and genes that ``drop_empty=True`` has left out.
-    ignored_vars
-        Genes of the query that the reference data (``like``) do not have.
-    reordered_vars
-        Whether genes were put into the order of the reference data.
-    unused_studies
-        Categories of the study column without any cell, left out.
-    """
-
-    source: str
-    storage: str
-    counts: bool
-    size_factor_key: str | None = None
-    dropped_obs: tuple[str, ...] = ()
-    dropped_vars: tuple[str, ...] = ()
-    ignored_vars: tuple[str, ...] = ()
-    reordered_vars: bool = False
-    unused_studies: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        lines = [f"{self.source} ({self.storage}, {'counts' if self.counts else 'values'})"]
-        for what in ("dropped_obs", "dropped_vars", "ignored_vars", "unused_studies"):
-            if names := getattr(self, what):
-                lines.append(f"{what}: {len(names)}: {listing(names)}")
-        if self.reordered_vars:
-            lines.append("genes put into the order of the reference data")
-        return "\n".join(lines)
-
-
 @dataclass(frozen=True, eq=False)
 class ExpressionData:
     """Cells by genes with the names that lead back to the AnnData; see :func:`from_anndata`.
@@ -96,7 +58,7 @@ class ExpressionData:
     Parameters
     ----------
     data
-        Values, size factors and studies: in memory, or backed by a file.
+        Values, size factors, studies and batches: in memory, or backed by a file.
     obs_names, var_names
         Names of the N cells and the G genes.
     study_names
@@ -107,6 +69,8 @@ class ExpressionData:
         Library size that the size factor 1 stands for, or None.
     report
         What was read and what was left out.
+    nuisance_names
+        Name of each index of a technical batch (``Batch.nuisance``), or None without batches.
     """
 
     data: ArrayData | BackedRows
@@ -116,6 +80,7 @@ class ExpressionData:
     library_size: NDArray[np.float64] | None
     median_library_size: float | None
     report: LoadReport
+    nuisance_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.obs_names)
@@ -150,15 +115,9 @@ class ExpressionData:
             If a position lies outside 0..N-1 or a mask has another length than N.
         """
         positions = checked_positions(index, len(self))
-        return ExpressionData(
-            self.data.subset(torch.from_numpy(positions)),
-            self.obs_names[positions],
-            self.var_names,
-            self.study_names,
-            None if self.library_size is None else self.library_size[positions],
-            self.median_library_size,
-            self.report,
-        )
+        library = None if self.library_size is None else self.library_size[positions]
+        data = self.data.subset(torch.from_numpy(positions))
+        return replace(self, data=data, obs_names=self.obs_names[positions], library_size=library)
 
     def with_median_library_size(self, median: float) -> ExpressionData:
         """Return the same cells with the size factor 1 at another library size.
@@ -175,16 +134,9 @@ class ExpressionData:
         if isinstance(self.data, BackedRows):
             data: ArrayData | BackedRows = self.data.with_size_factor(factor)
         else:
-            data = ArrayData(self.data.x, size_factor=factor, study=self.data.study)
-        return ExpressionData(
-            data,
-            self.obs_names,
-            self.var_names,
-            self.study_names,
-            self.library_size,
-            median,
-            self.report,
-        )
+            labels = {"study": self.data.study, "nuisance": self.data.nuisance}
+            data = ArrayData(self.data.x, size_factor=factor, **labels)
+        return replace(self, data=data, median_library_size=median)
 
 
 def from_anndata(
@@ -193,6 +145,8 @@ def from_anndata(
     layer: str | None = None,
     counts: bool = True,
     study_key: str | None = None,
+    batch_key: str | None = None,
+    unknown_study: UnknownStudy = "raise",
     size_factor_key: str | None = None,
     median_library_size: float | None = None,
     like: ExpressionData | None = None,
@@ -215,6 +169,13 @@ def from_anndata(
         numbers are accepted, and there are size factors only with ``size_factor_key``.
     study_key
         ``obs`` column (categorical, strings, integers or Booleans) that names each cell's study.
+    batch_key
+        ``obs`` column, of the same types, that names each cell's technical batch: a nuisance, to
+        be taken out rather than explained (``Batch.nuisance``).
+    unknown_study
+        What to do with studies that ``like`` does not have: ``"raise"``, or ``"shared"`` to read
+        their cells with the study index -1, for which models have shared factors only; they are
+        listed in ``report``.
     size_factor_key
         ``obs`` column with total counts to use instead of row sums, such as ``"n_counts"`` when
         the matrix holds a selection of the genes that were counted.
@@ -222,7 +183,7 @@ def from_anndata(
         Library size that the size factor 1 stands for; None takes the median of these cells.
     like
         Training data that held-out data must match: genes are put into the same order by name,
-        and median library size and study names are those of ``like``.
+        and median library size and names of studies and batches are those of ``like``.
     drop_empty
         Whether all-zero cells and genes are left out (and listed in ``report``) or refused. Genes
         are never left out when ``like`` says which there are.
@@ -238,7 +199,7 @@ def from_anndata(
     TypeError
         If an argument, the matrix or a column has the wrong type.
     KeyError
-        If a layer, a column, a gene of ``like`` or a study of ``like`` is missing.
+        If a layer, a column or a gene of ``like`` is missing, or ``like`` lacks a study or batch.
     ValueError
         If names are duplicated, the data are empty, or an entry is not usable; the message
         names the cell, the gene and the layer.
@@ -249,15 +210,16 @@ def from_anndata(
     into memory; to split a backed file, split the result of this function.
     """
     check_layout(adata, layer)
-    _check_options(counts, size_factor_key, study_key, median_library_size, like)
+    _check_options(counts, size_factor_key, median_library_size, like)
+    known = None if like is None else KnownLabels(like.study_names, like.nuisance_names)
+    check_labels(study_key, batch_key, unknown_study, known)
     genes = gene_order(adata.var_names, None if like is None else like.var_names)
     source = "X" if layer is None else f"layer {layer!r}"
     origin = Origin(source, adata.obs_names, adata.var_names[genes.take])
     matrix, summary = _read(matrix_of(adata, layer), genes.columns, origin, counts)
     keep = _occupied(summary, origin, drop_empty, genes_fixed=like is not None)
 
-    known = None if like is None else like.study_names
-    study = None if study_key is None else study_column(adata, study_key, keep.obs, known)
+    labels = read_labels(adata, study_key, batch_key, unknown_study, known, keep.obs)
     library = summary.total if counts else None
     if size_factor_key is not None:
         library = numeric_column(adata, size_factor_key)
@@ -274,16 +236,19 @@ def from_anndata(
         dropped_vars=tuple(origin.var_names[~keep.vars]),
         ignored_vars=genes.ignored,
         reordered_vars=genes.reordered,
-        unused_studies=() if study is None else study.unused,
+        study_key=study_key,
+        batch_key=batch_key,
+        **labels.left_out(),
     )
     return ExpressionData(
-        _compose(matrix, keep, _size_factor(library, median_library_size), study),
+        _compose(matrix, keep, _size_factor(library, median_library_size), labels),
         origin.obs_names[keep.obs],
         origin.var_names[keep.vars],
-        None if study is None else study.names,
+        labels.study_names,
         library,
         median_library_size,
         report,
+        labels.batch_names,
     )
 
 
@@ -295,7 +260,6 @@ class _Kept(NamedTuple):
 def _check_options(
     counts: Any,
     size_factor_key: str | None,
-    study_key: str | None,
     median_library_size: float | None,
     like: Any,
 ) -> None:
@@ -317,11 +281,6 @@ def _check_options(
                 f"{name}={value!r}, but the reference data were read with "
                 f"{name}={getattr(like.report, name)!r}."
             )
-    if (study_key is None) != (like.study_names is None):
-        raise ValueError(
-            f"study_key={study_key!r}, but the studies of the reference data are "
-            f"{like.study_names}."
-        )
 
 
 def _read(
@@ -362,9 +321,11 @@ def _occupied(summary: Summary, origin: Origin, drop_empty: bool, *, genes_fixed
 
 
 def _compose(
-    matrix: Any, keep: _Kept, size_factor: Tensor | None, study: Study | None
+    matrix: Any,
+    keep: _Kept,
+    size_factor: Tensor | None,
+    labels: CellLabels,
 ) -> ArrayData | BackedRows:
-    index = None if study is None else study.of_cell
     if isinstance(matrix, BackedRows):
         columns = np.arange(len(keep.vars)) if matrix.columns is None else matrix.columns
         chosen = matrix.columns if keep.vars.all() else columns[keep.vars]
@@ -374,11 +335,11 @@ def _compose(
             chosen,
             matrix.source,
             size_factor=size_factor,
-            study=index,
+            **labels.columns(),
         )
     kept = matrix if keep.obs.all() else matrix[keep.obs]
     values = float32_copy(kept if keep.vars.all() else kept[:, keep.vars])
-    return ArrayData(row_tensor(values), size_factor=size_factor, study=index)
+    return ArrayData(row_tensor(values), size_factor=size_factor, **labels.columns())
 
 
 def _storage(matrix: Any) -> str:

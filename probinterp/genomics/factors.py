@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ def write_factors(
     data: ExpressionData | None = None,
     params: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    study_names: Sequence[str] | None = None,
 ) -> None:
     """Write factors into an AnnData in place.
 
@@ -51,6 +52,8 @@ def write_factors(
         written as JSON text.
     overwrite
         Whether results under the same key are replaced.
+    study_names
+        Names of the studies, for factors in blocks; default those of ``data``.
 
     Raises
     ------
@@ -65,8 +68,10 @@ def write_factors(
     -----
     Writes ``obsm["X_<key>"]`` (scores), ``obsm["<key>_scale"]`` (posterior standard deviations),
     ``varm["<key>_loadings"]``, ``varm["<key>_inclusion"]``, ``varm["<key>_effects"]`` and
-    ``uns["<key>"]`` (factor names, columns in the model, sizes, settings). Nothing is written
-    unless all checks have passed.
+    ``uns["<key>"]`` (factor names, columns in the model, sizes, settings). With blocks factors are
+    called ``shared_1``, ``<study>_1`` and so on, ``uns["<key>"]["block"]`` says ``shared`` or the
+    study of each, and ``uns["<key>"]["studies"]`` names the studies. Nothing is written unless all
+    checks have passed.
     """
     check_anndata(adata)
     if adata.is_view:
@@ -78,14 +83,16 @@ def write_factors(
     n_factors = _checked_shapes(factors, len(obs_names), len(var_names), data is not None)
     cells = _places(adata.obs_names, obs_names, "cells")
     genes = _places(adata.var_names, var_names, "genes")
+    if study_names is None and data is not None:
+        study_names = data.study_names
     summary = {
-        "factor_names": np.array(factor_names(n_factors), dtype=object),
+        "factor_names": np.array(factors.named(study_names), dtype=object),
         "columns": _array(factors.columns).astype(np.int64),
         "n_factors": n_factors,
         "n_obs": len(obs_names),
         "n_vars": len(var_names),
         "params": _storable(params or {}),
-    }
+    } | _blocks(factors, study_names)
     tables: dict[str, dict[str, Tensor | None]] = {
         "obsm": {f"X_{key}": factors.scores, f"{key}_scale": factors.scales},
         "varm": {
@@ -109,6 +116,7 @@ def top_genes(
     key: str = "sparse_vae",
     var_names: Any = None,
     by_effect: bool = False,
+    study_names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """List the genes that each factor reaches most.
 
@@ -125,6 +133,8 @@ def top_genes(
     by_effect
         Whether genes are ordered by their decoded effect, which is on one scale for all genes, or
         by their loading, which a decoder with a network per gene may scale freely.
+    study_names
+        Names of the studies, for factors in blocks; an AnnData holds them already.
 
     Returns
     -------
@@ -143,9 +153,11 @@ def top_genes(
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}.")
     if isinstance(factors, AnnData):
+        if study_names is not None:
+            raise ValueError("study_names are those written; give them for factors only.")
         found = _written(factors, key, var_names)
     else:
-        found = _computed(factors, var_names)
+        found = _computed(factors, var_names, study_names)
     by = found.effects if by_effect else found.loadings
     if by is None:
         raise ValueError("these factors have no loadings; order by effects with by_effect=True.")
@@ -176,6 +188,19 @@ class _Found(NamedTuple):
     loadings: NDArray[Any] | None
     effects: NDArray[Any]
     inclusion: NDArray[Any] | None
+
+
+def _blocks(factors: Factors, study_names: Sequence[str] | None) -> dict[str, Any]:
+    blocks = factors.block_names(study_names)
+    if blocks is None or factors.block is None:
+        return {}
+    if study_names is None:
+        n_studies = int(factors.block.max()) + 1 if len(blocks) else 0
+        study_names = [f"study{m}" for m in range(n_studies)]
+    return {
+        "block": np.array(blocks, dtype=object),
+        "studies": np.array(study_names, dtype=object),
+    }
 
 
 def _array(value: Any) -> NDArray[Any]:
@@ -279,13 +304,13 @@ def _written(adata: AnnData, key: str, var_names: Any) -> _Found:
     )
 
 
-def _computed(factors: Factors, var_names: Any) -> _Found:
+def _computed(factors: Factors, var_names: Any, study_names: Sequence[str] | None) -> _Found:
     effects = _array(factors.effects)
     if var_names is None or len(var_names) != len(effects):
         given = "none" if var_names is None else len(var_names)
         raise ValueError(f"expected var_names with {len(effects)} genes, got {given}.")
     return _Found(
-        np.asarray(factor_names(effects.shape[1]), dtype=object),
+        np.asarray(factors.named(study_names), dtype=object),
         np.asarray(var_names, dtype=object),
         None if factors.loadings is None else _array(factors.loadings),
         effects,

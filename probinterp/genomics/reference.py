@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probinterp.genomics.expression import ExpressionData, LoadReport
+from probinterp.genomics.expression import ExpressionData
 from probinterp.genomics.fitted_units import save_fitted_units
+from probinterp.genomics.load_report import LoadReport
 from probinterp.inference.data import ArrayData
 from probinterp.inference.storage import write_atomically
 
@@ -20,7 +21,7 @@ FILE = "genes.json"
 
 
 def save_reference(data: ExpressionData, directory: str | Path) -> Path:
-    """Write gene and study names, library size, reading options and fingerprints of the cells.
+    """Write names, library size, reading options and fingerprints of the cells.
 
     Parameters
     ----------
@@ -32,6 +33,7 @@ def save_reference(data: ExpressionData, directory: str | Path) -> Path:
     described = {
         "var_names": list(data.var_names),
         "study_names": data.study_names,
+        "nuisance_names": data.nuisance_names,
         "median_library_size": data.median_library_size,
         "report": asdict(data.report),
     }
@@ -59,7 +61,7 @@ def load_reference(directory: str | Path) -> ExpressionData:
         described = json.loads(path.read_text())
         pairs = described["report"].items()
         report: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
-        studies = described["study_names"]
+        studies, batches = described["study_names"], described.get("nuisance_names")
         genes = pd.Index(described["var_names"])
         return ExpressionData(
             ArrayData(torch.empty(0, len(genes))),
@@ -69,6 +71,7 @@ def load_reference(directory: str | Path) -> ExpressionData:
             None if described["median_library_size"] is None else np.empty(0),
             described["median_library_size"],
             LoadReport(**report),
+            None if batches is None else tuple(batches),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error

@@ -17,6 +17,7 @@ from probinterp.inference.refits import ModelRefits, model_refits
 from probinterp.inference.restarts import Restarts, fit_restarts
 from probinterp.inference.svi import cosine, fit, late_cosine
 from probinterp.inference.training_state import Checkpoint
+from probinterp.inference.variance_explained import VarianceExplained, variance_explained
 
 __all__ = [
     "ArrayData",
@@ -36,6 +37,7 @@ __all__ = [
     "PyroDraw",
     "PyroDraws",
     "Restarts",
+    "VarianceExplained",
     "anchor_report",
     "bootstrap_draws",
     "cosine",
@@ -56,4 +58,5 @@ __all__ = [
     "read_config",
     "read_history",
     "save",
+    "variance_explained",
 ]

@@ -111,7 +111,10 @@ def block_check(model: Any, data: Data | Batch) -> BlockCheck:
     z = posterior(model, batch)["z"].mean
     used = active_loadings(model.loadings, model.inclusion_probability).any(0)
     columns = (used & (model.block == SHARED)).nonzero().flatten()
-    rows = [batch.study == m for m in range(model.n_studies)]
+    study = batch.study
+    if study is None:
+        raise ValueError("a block check compares studies and needs batch.study, got None.")
+    rows = [study.eq(m) for m in range(model.n_studies)]
     spread = torch.stack([z[r][:, columns].var(0) for r in rows])
     effect = torch.stack([_effects(model, z[r], columns) for r in rows])
     ratio = spread.amax(0) / spread.amin(0).clamp_min(torch.finfo(z.dtype).tiny)
@@ -161,7 +164,9 @@ def mend_blocks(
         Passed to :func:`probinterp.fit`.
     """
     check, objective = block_check(model, data), full_objective(model, data, seed=seed)
-    moves, rejected, checks, objectives = [], (), [check], [objective]
+    moves: list[Move] = []
+    rejected: list[Move] = []
+    checks, objectives = [check], [objective]
     for round_ in range(rounds):
         if check.passed:
             break
@@ -173,14 +178,14 @@ def mend_blocks(
         _refit(candidate, data, epochs, seed + round_, fit_options)
         found = full_objective(candidate, data, seed=seed)
         if found < objective:
-            rejected = tuple(made)
+            rejected = made
             break
         model, objective = candidate, found
         check = block_check(model, data)
         moves += made
         checks.append(check)
         objectives.append(objective)
-    return Mending(model, tuple(moves), rejected, tuple(checks), tuple(objectives))
+    return Mending(model, tuple(moves), tuple(rejected), tuple(checks), tuple(objectives))
 
 
 def _effects(model: Any, z: Tensor, columns: Tensor) -> Tensor:
@@ -220,13 +225,13 @@ def _refit(model: Any, data: Data, epochs: int, seed: int, options: dict[str, An
 def _move(model: Any, check: BlockCheck, seed: int) -> list[Move]:
     used = active_loadings(model.loadings, model.inclusion_probability).any(0)
     free = {
-        m: (~used & (model.block == m)).nonzero().flatten().tolist()
-        for m in range(model.n_studies)
+        m: (~used & (model.block == m)).nonzero().flatten().tolist() for m in range(model.n_studies)
     }
     twins: dict[int, list[int]] = {}
-    for shared, own in check.double_coded:
-        twins.setdefault(shared, []).append(own)
-    generator, moves = torch.Generator().manual_seed(seed), []
+    for shared, specific in check.double_coded:
+        twins.setdefault(shared, []).append(specific)
+    generator = torch.Generator().manual_seed(seed)
+    moves: list[Move] = []
     for i, column in enumerate(check.columns.tolist()):
         own = {int(model.block[t]): t for t in twins.get(column, [])}
         if not check.misplaced[i]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,13 +13,16 @@ from torch import Tensor
 from probinterp.inference.data import ArrayData, Data, to_device
 from probinterp.inference.sites import sites_of
 from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.blocks import SHARED
 
 ACTIVE_LOADING = 1e-2
-EFFECT_ROWS = 2000  # observations that decoded effects are averaged over
+EFFECT_ROWS = 2000  # observations that decoded effects are averaged over, about
+STUDY_ROWS = 50  # of them at least for each study, where it has as many
+SHARED_NAME = "shared"
 
 
 class Factors(NamedTuple):
-    r"""Factors of a data set, columns ordered by the number of features they reach.
+    r"""Factors of a data set, columns ordered by block and number of features they reach.
 
     Attributes
     ----------
@@ -36,6 +41,9 @@ class Factors(NamedTuple):
         :func:`decoded_effects`; None where the model cannot decode factors.
     columns
         Index of each factor in the model, (K',); empty columns are dropped.
+    block
+        Study that a factor is specific to, -1 for a shared one, (K',) int64; None for models
+        without blocks.
     """
 
     scores: Tensor
@@ -44,11 +52,48 @@ class Factors(NamedTuple):
     inclusion: Tensor | None
     effects: Tensor | None
     columns: Tensor
+    block: Tensor | None = None
 
     @property
     def names(self) -> list[str]:
-        """``factor_1`` and so on, in the order of the columns."""
-        return [f"factor_{i + 1}" for i in range(len(self.columns))]
+        """``factor_1`` and so on; with blocks ``shared_1``, ``study0_1`` and so on."""
+        return self.named()
+
+    def named(self, study_names: Sequence[str] | None = None) -> list[str]:
+        """Names of the factors, with blocks by study: ``shared_1``, ``<study>_1`` and so on.
+
+        Parameters
+        ----------
+        study_names
+            Name of each study, by default ``study0`` and so on; of no use without blocks.
+
+        Raises
+        ------
+        ValueError
+            If a study has no name, or is called ``shared``.
+        """
+        blocks = self.block_names(study_names)
+        if blocks is None:
+            return [f"factor_{i + 1}" for i in range(len(self.columns))]
+        seen: Counter[str] = Counter()
+        names = []
+        for block in blocks:
+            seen[block] += 1
+            names.append(f"{block}_{seen[block]}")
+        return names
+
+    def block_names(self, study_names: Sequence[str] | None = None) -> list[str] | None:
+        """``shared`` or the name of the study of each factor; None without blocks."""
+        if self.block is None:
+            return None
+        blocks = self.block.tolist()
+        n_studies = max(blocks, default=SHARED) + 1
+        names = [f"study{m}" for m in range(n_studies)] if study_names is None else study_names
+        if len(names) < n_studies:
+            raise ValueError(f"expected names of {n_studies} studies or more, got {list(names)}.")
+        if SHARED_NAME in names:
+            raise ValueError(f"no study can be called {SHARED_NAME!r}, got {list(names)}.")
+        return [SHARED_NAME if m == SHARED else str(names[m]) for m in blocks]
 
     @property
     def support(self) -> Tensor | None:
@@ -84,9 +129,10 @@ def posterior(model: ProbabilisticModel, batch: Batch) -> dict[str, TorchDistrib
 def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 4096) -> Factors:
     """Scores, loadings and inclusion probabilities, ready to be read.
 
-    Columns without an active feature are dropped, the others ordered by how many features they
-    reach, and signs chosen so that the feature that a factor moves most rises with its score;
-    flipping the sign of a factor and its column changes no prediction.
+    Columns without an active feature are dropped, the others ordered by block (the shared one,
+    then study by study) and by how many features they reach, and signs chosen so that the
+    feature that a factor moves most rises with its score; flipping the sign of a factor and
+    its column changes no prediction.
 
     Parameters
     ----------
@@ -103,15 +149,18 @@ def factors(model: ProbabilisticModel, data: Data | Batch, *, batch_size: int = 
         On the CPU.
     """
     source = ArrayData.of(data) if isinstance(data, Batch) else data
-    parts = []
+    parts, studies = [], []
     for index in torch.arange(len(source)).split(batch_size):
-        z = posterior(model, source.batch(index))["z"]
+        batch = source.batch(index)
+        z = posterior(model, batch)["z"]
         parts.append((z.mean.cpu(), z.variance.sqrt().cpu()))
+        studies += [] if batch.study is None else [batch.study.cpu()]
     scores, scales = (torch.cat(values) for values in zip(*parts, strict=True))
-    first = source.batch(torch.arange(min(len(source), EFFECT_ROWS)))
-    loadings, effects = _loadings(model), decoded_effects(model, scores[:EFFECT_ROWS], first)
-    columns = torch.arange(scores.shape[1])
-    found = Factors(scores, scales, loadings, _inclusion(model), effects, columns)
+    rows = _spread_rows(len(source), torch.cat(studies) if studies else None)
+    loadings, effects = _loadings(model), decoded_effects(model, scores[rows], source.batch(rows))
+    columns, block = torch.arange(scores.shape[1]), getattr(model, "block", None)
+    block = block.cpu() if isinstance(block, Tensor) else None
+    found = Factors(scores, scales, loadings, _inclusion(model), effects, columns, block)
     return found if loadings is None else _ordered(found)
 
 
@@ -124,22 +173,51 @@ def decoded_effects(model: ProbabilisticModel, scores: Tensor, batch: Batch) -> 
                              {\mathrm{sd}(x_{ij} \mid z_i)}
 
     Unlike a mask entry it says how much a feature moves: heads and trunk of the decoder scale
-    the mask freely, and a change of a rare count is worth little. None where the model has no
-    method ``decode(z)`` or no ``likelihood``.
+    the mask freely, and a change of a rare count is worth little. A factor of one study is
+    averaged over the observations of that study (the rows that its gate opens); its effects are
+    zero where there are none. None where the model has no method ``decode(z)`` or no
+    ``likelihood``.
     """
     decode, likelihood = (getattr(model, name, None) for name in ("decode", "likelihood"))
     if decode is None or likelihood is None:
         return None
     batch = to_device(batch, next(model.parameters()).device)
     scores = scores.to(batch.x.device)
-    whole, columns = likelihood(decode(scores), batch), []
+    whole, gate = likelihood(decode(scores), batch), _gate(model, batch)
+    mean, scale = whole.mean, whole.variance.sqrt()
+    effects = torch.zeros(mean.shape[1], scores.shape[1], device=mean.device, dtype=mean.dtype)
     for factor in range(scores.shape[1]):
-        without = scores.clone()
+        rows = slice(None) if gate is None or gate[:, factor].all() else gate[:, factor]
+        if not len(scores[rows]):
+            continue
+        without = scores[rows].clone()
         without[:, factor] = 0.0
-        moved = (whole.mean - likelihood(decode(without), batch).mean) / whole.variance.sqrt()
-        score = scores[:, factor] - scores[:, factor].mean()
-        columns.append(torch.sign(score @ moved) * moved.square().mean(0).sqrt())
-    return torch.stack(columns, dim=1).cpu()
+        moved = (mean[rows] - likelihood(decode(without), batch.rows(rows)).mean) / scale[rows]
+        score = scores[rows, factor] - scores[rows, factor].mean()
+        effects[:, factor] = torch.sign(score @ moved) * moved.square().mean(0).sqrt()
+    return effects.cpu()
+
+
+def _gate(model: ProbabilisticModel, batch: Batch) -> Tensor | None:
+    """Which factors each observation has, (N, K) boolean; None where all have all."""
+    gates = getattr(model, "gates", None)
+    if not isinstance(gates, Tensor):
+        return None
+    first = torch.zeros(len(batch.x), dtype=torch.long, device=gates.device)
+    return gates[first if batch.study is None else batch.study]
+
+
+def _spread_rows(n_obs: int, study: Tensor | None) -> Tensor:
+    """Rows spread evenly over the data, about 2000; of every study in proportion, at least 50."""
+    if n_obs <= EFFECT_ROWS:
+        return torch.arange(n_obs)
+    study = torch.zeros(n_obs, dtype=torch.long) if study is None else study
+    rows = []
+    for m in study.unique():
+        of_study = (study == m).nonzero().flatten()
+        n_rows = max(EFFECT_ROWS * len(of_study) // n_obs, min(STUDY_ROWS, len(of_study)))
+        rows.append(of_study[torch.arange(n_rows) * len(of_study) // n_rows])
+    return torch.cat(rows).sort().values
 
 
 def _loadings(model: ProbabilisticModel) -> Tensor | None:
@@ -158,6 +236,8 @@ def _ordered(found: Factors) -> Factors:
     assert loadings is not None
     size = support.sum(0)
     order = torch.argsort(size, descending=True, stable=True)
+    if found.block is not None:
+        order = order[torch.argsort(found.block[order], stable=True)]
     kept = order[size[order] > 0]
     shown = loadings if found.effects is None else found.effects
     largest = shown.gather(0, shown.abs().argmax(0, keepdim=True)).squeeze(0)
@@ -169,4 +249,5 @@ def _ordered(found: Factors) -> Factors:
         None if found.inclusion is None else found.inclusion[:, kept],
         None if found.effects is None else found.effects[:, kept] * sign,
         kept,
+        None if found.block is None else found.block[kept],
     )

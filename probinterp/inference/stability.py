@@ -166,7 +166,7 @@ def match_factors(first: Factors, second: Factors, study: Tensor | None) -> tupl
     """
     size = torch.zeros(len(first.columns), len(second.columns))
     for k in range(len(first.columns)):
-        rows = slice(None)
+        rows: slice | Tensor = slice(None)
         if study is not None and first.block is not None and int(first.block[k]) >= 0:
             rows = study.cpu() == first.block[k]
         size[k] = _correlations(first.scores[rows, k], second.scores[rows])

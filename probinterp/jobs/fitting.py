@@ -1,4 +1,4 @@
-"""Fit a sparse VAE to the cells of a file and write what it found."""
+"""Fit a sparse VAE to the cells of a file, of one study or several, and write what it found."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from torch import Tensor
 
 from probinterp.genomics import ExpressionData, from_anndata, split, top_genes, write_factors
 from probinterp.genomics.reference import load_reference, save_reference
@@ -30,12 +31,11 @@ from probinterp.inference import (
     save,
 )
 from probinterp.inference.storage import write_atomically
-from probinterp.likelihoods import GaussianLikelihood, Likelihood, NegativeBinomialLikelihood
-from probinterp.models import ProbabilisticModel, SparseVAE
+from probinterp.jobs.cell_models import cell_model
+from probinterp.models import ProbabilisticModel
 
 SPLIT_COLUMN = "probinterp_split"
-COUNT_SPIKE, COUNT_SLAB = 1.0, 0.01  # rates per cell that count data need, see fit_cells
-KEY = "sparse_vae"
+KEY, KEY_OF_STUDIES = "sparse_vae", "multistudy_sparse_vae"
 
 
 class Fitted(NamedTuple):
@@ -60,6 +60,16 @@ class Fitted(NamedTuple):
     factors: Factors
     adata: AnnData
 
+    @property
+    def factor_names(self) -> list[str]:
+        """Names of the factors, by study where there are studies."""
+        return self.factors.named(self.train.study_names)
+
+    @property
+    def blocks(self) -> list[str] | None:
+        """``shared`` or the study of each factor; None for a model of one study."""
+        return self.factors.block_names(self.train.study_names)
+
 
 def fit_cells(
     adata: AnnData,
@@ -67,10 +77,14 @@ def fit_cells(
     layer: str | None = None,
     counts: bool = True,
     size_factor_key: str | None = None,
+    study_key: str | None = None,
+    batch_key: str | None = None,
     stratify: str | None = None,
     groups: str | None = None,
     heldout: float = 0.2,
     n_factors: int = 10,
+    n_shared: int | None = None,
+    n_specific: int | None = None,
     n_hidden: int = 32,
     spike: float | None = None,
     slab: float | None = None,
@@ -82,7 +96,7 @@ def fit_cells(
     device: str = "auto",
     progress: bool = True,
 ) -> Fitted:
-    """Hold cells out, fit the sparse VAE to the others, and write its factors into ``adata``.
+    """Hold cells out, fit a sparse VAE to the others, and write its factors into ``adata``.
 
     Parameters
     ----------
@@ -91,10 +105,19 @@ def fit_cells(
     layer, counts, size_factor_key
         Passed to :func:`probinterp.genomics.from_anndata`; counts get a negative binomial
         likelihood, other values a Gaussian one.
+    study_key
+        ``obs`` column of the study of each cell: fits the multi-study sparse VAE.
+    batch_key
+        ``obs`` column of technical batches whose shifts are taken out, with ``study_key`` only.
     stratify, groups, heldout
-        Passed to :func:`probinterp.genomics.split`.
+        Passed to :func:`probinterp.genomics.split`. With ``study_key`` the split is stratified by
+        study, unless ``stratify`` says otherwise.
+    n_shared, n_specific
+        Columns that all studies have, by default ``n_factors``, and columns of each study, by
+        default 3. More than there are factors: what is not needed ends up empty.
     n_factors, n_hidden, spike, slab
-        Passed to :class:`probinterp.models.SparseVAE`. The default rates of counts are N and
+        Passed to :class:`probinterp.models.SparseVAE`, or to
+        :class:`probinterp.models.MultiStudySparseVAE`. The default rates of counts are N and
         0.01 N for N cells: a count says far less about a link than a Gaussian value does, and
         with the model's own defaults most links are lost.
     max_epochs, batch_size, learning_rate, device, progress
@@ -104,20 +127,32 @@ def fit_cells(
         Number of fits, from ``seed`` on; the one with the best objective is kept.
     seed
         Seed of the split and of the first fit.
+
+    Raises
+    ------
+    ValueError
+        If ``study_key`` names one study only, or options of several studies come without it.
     """
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, got {restarts}.")
+    _check_options_of_studies(study_key, batch_key, n_shared, n_specific)
     if SPLIT_COLUMN in adata.obs:
         adata.obs = adata.obs.drop(columns=SPLIT_COLUMN)
-    parts = split(adata, heldout, stratify=stratify, groups=groups, seed=seed)
-    read = partial(from_anndata, layer=layer, counts=counts, size_factor_key=size_factor_key)
+    strata = study_key if stratify is None else stratify
+    parts = split(adata, heldout, stratify=strata, groups=groups, seed=seed)
+    read = partial(
+        from_anndata,
+        layer=layer,
+        counts=counts,
+        size_factor_key=size_factor_key,
+        study_key=study_key,
+        batch_key=batch_key,
+    )
     train = read(parts.train, drop_empty=True)
     held = read(parts.heldout, like=train, drop_empty=True)
-    if counts:
-        spike = COUNT_SPIKE * len(train) if spike is None else spike
-        slab = COUNT_SLAB * len(train) if slab is None else slab
+    make_model = cell_model(train, n_factors, n_shared, n_specific, n_hidden, spike, slab)
     result = fit_restarts(
-        partial(_sparse_vae, train.n_vars, n_factors, n_hidden, spike, slab, counts),
+        make_model,
         train,
         seeds=range(seed, seed + restarts),
         max_epochs=max_epochs,
@@ -133,11 +168,10 @@ def fit_cells(
         raise KeyboardInterrupt  # stopped before the first epoch: nothing was learned
     everyone = read(adata, like=train, drop_empty=True)
     found = factors(result.best, everyone)
-    labels = pd.Series("dropped", index=adata.obs_names)
-    labels[train.obs_names], labels[held.obs_names] = "train", "heldout"
-    adata.obs[SPLIT_COLUMN] = pd.Categorical(labels)
-    settings = {"seed": seed, "n_factors": n_factors, "n_hidden": n_hidden}
-    write_factors(adata, found, key=KEY, data=everyone, params=settings, overwrite=True)
+    _mark_split(adata, train, held)
+    settings = {"seed": seed} | make_model.settings()
+    key = KEY if study_key is None else KEY_OF_STUDIES
+    write_factors(adata, found, key=key, data=everyone, params=settings, overwrite=True)
     return Fitted(result.best, result, train, held, found, adata)
 
 
@@ -189,6 +223,8 @@ def read_like(adata: AnnData, reference: ExpressionData) -> ExpressionData:
         layer=layer,
         counts=report.counts,
         size_factor_key=report.size_factor_key,
+        study_key=report.study_key,
+        batch_key=report.batch_key,
         like=reference,
         drop_empty=True,
     )
@@ -241,10 +277,19 @@ def split_column(adata: AnnData, path: str | Path) -> pd.Series:
 
 
 def summarise(fitted: Fitted) -> dict[str, Any]:
-    """Sizes, losses, held-out log predictive density and the top genes of every factor."""
+    """Sizes, losses, held-out log predictive density and the top genes of every factor.
+
+    With studies, also the block of every factor and the density by study.
+    """
     history = fitted.restarts.histories[fitted.restarts.best_index]
     density = log_predictive_density(fitted.model, fitted.heldout.batch(), n_samples=50)
-    tops = top_genes(fitted.factors, 10, var_names=fitted.train.var_names, by_effect=True)
+    tops = top_genes(
+        fitted.factors,
+        10,
+        var_names=fitted.train.var_names,
+        by_effect=True,
+        study_names=fitted.train.study_names,
+    )
     genes = list(tops.groupby("factor", sort=False))
     support = fitted.factors.support
     return {
@@ -260,7 +305,32 @@ def summarise(fitted: Fitted) -> dict[str, Any]:
         "heldout_log_density_per_cell": float(density.mean()),
         "top_genes": {str(name): list(top["gene"]) for name, top in genes},
         "top_effects": {str(name): top["effect"].tolist() for name, top in genes},
+    } | _by_study(fitted, density)
+
+
+def _by_study(fitted: Fitted, density: Tensor) -> dict[str, Any]:
+    if fitted.blocks is None:
+        return {}
+    study, names = fitted.heldout.batch().study, fitted.train.study_names or ()
+    assert study is not None
+    per_study = {name: density[study == m].mean().item() for m, name in enumerate(names)}
+    return {
+        "blocks": dict(zip(fitted.factor_names, fitted.blocks, strict=True)),
+        "heldout_log_density_per_study": per_study,
     }
+
+
+def _check_options_of_studies(study_key: str | None, *others: object) -> None:
+    if study_key is None and any(value is not None for value in others):
+        raise ValueError(
+            "batches, shared and specific factors are for several studies: give study_key=... too."
+        )
+
+
+def _mark_split(adata: AnnData, train: ExpressionData, held: ExpressionData) -> None:
+    labels = pd.Series("dropped", index=adata.obs_names)
+    labels[train.obs_names], labels[held.obs_names] = "train", "heldout"
+    adata.obs[SPLIT_COLUMN] = pd.Categorical(labels)
 
 
 def write_json(path: Path, values: Any) -> Any:
@@ -286,25 +356,3 @@ def _best_objective(path: Path) -> float:
         return float(max(json.loads(path.read_text())["objectives"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
-
-
-def _sparse_vae(
-    n_genes: int,
-    n_factors: int,
-    n_hidden: int,
-    spike: float | None,
-    slab: float | None,
-    counts: bool,
-) -> SparseVAE:
-    likelihood: Likelihood = (
-        NegativeBinomialLikelihood(n_genes) if counts else GaussianLikelihood(n_genes, degrees=3.0)
-    )
-    return SparseVAE(
-        n_genes,
-        n_factors,
-        n_hidden=n_hidden,
-        spike=spike,
-        slab=slab,
-        likelihood=likelihood,
-        start="components",
-    )

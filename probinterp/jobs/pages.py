@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probinterp.genomics import marker_groups, top_genes
 from probinterp.inference import log_predictive_density
+from probinterp.inference.posterior import SHARED_NAME
 from probinterp.jobs.check_pages import check_findings, checks_section, versions
 from probinterp.jobs.checking import Checked, check_cells, check_n_draws
 from probinterp.jobs.fitting import SPLIT_COLUMN, Fitted, read_fit
@@ -32,23 +33,24 @@ LARGEST_MAP = 15  # factors up to which the heat map names five genes each
 
 
 def factor_table(fitted: Fitted, group_key: str | None, n_genes: int = 6) -> pd.DataFrame:
-    """One row a factor: the cell group it marks, and the genes that rise and fall with it.
+    """One row a factor: its block, the cell group it marks, the genes that rise and fall with it.
 
     Genes are ordered by decoded effect. A group is named with its AUC in the direction of the
     separation; only a separation of at least 0.8 counts as a mark.
     """
     found, genes = fitted.factors, fitted.train.var_names
-    table = top_genes(found, len(genes), var_names=genes, by_effect=True)
+    studies = fitted.train.study_names
+    table = top_genes(found, len(genes), var_names=genes, by_effect=True, study_names=studies)
     support = found.support
     assert support is not None
-    marks = _marks(fitted, group_key)
-    rows = []
+    marks, blocks, rows = _marks(fitted, group_key), fitted.blocks, []
     for name, top in table.groupby("factor", sort=False):
-        column = found.names.index(str(name))
+        column = fitted.factor_names.index(str(name))
         rise, fall = (top[side]["gene"].head(n_genes) for side in (top.effect > 0, top.effect < 0))
         size, mark = int(support[:, column].sum()), marks.get(str(name), {})
         listed = {"genes": size, "rise": ", ".join(rise), "fall": ", ".join(fall)}
-        rows.append({"factor": name, **mark, **listed})
+        block = {} if blocks is None else {"block": blocks[column]}
+        rows.append({"factor": name, **block, **mark, **listed})
     return pd.DataFrame(rows)
 
 
@@ -158,8 +160,9 @@ def _marks(fitted: Fitted, group_key: str | None) -> dict[str, dict[str, Any]]:
     groups = _groups(fitted, group_key)
     known = groups.notna().to_numpy()
     # a copy: pandas 3 hands out read-only arrays
-    scores = fitted.factors.scores[torch.tensor(known)]
-    table = marker_groups(scores, groups[known].astype(str).to_numpy())
+    scores = fitted.factors.scores[torch.tensor(known)].numpy()
+    named = pd.DataFrame(scores, columns=fitted.factor_names)
+    table = marker_groups(named, groups[known].astype(str).to_numpy())
     best = table[table["best"]]
     return {row["factor"]: _mark(row) for row in best.to_dict("records")}
 
@@ -186,11 +189,11 @@ def _found(fitted: Fitted, group_key: str | None) -> Section:
         return Section("What the model found", f"{sizes} No factor reaches a gene.")
     n_top = 5 if len(found.columns) <= LARGEST_MAP else 2
     effects = found.loadings if found.effects is None else found.effects
+    names = None if fitted.blocks is None else fitted.factor_names
+    shown: dict[str, Any] = {"feature_names": genes, "factor_names": names, "n_top": n_top}
     figures = [
         Figure(
-            loadings_heatmap(
-                effects, found.inclusion, feature_names=genes, n_top=n_top, quantity="effect"
-            ),
+            loadings_heatmap(effects, found.inclusion, quantity="effect", **shown),
             "Decoded effect of each factor on its genes, in units of the noise of each gene; every "
             "column is scaled to its largest entry.",
         )
@@ -199,7 +202,7 @@ def _found(fitted: Fitted, group_key: str | None) -> Section:
         groups = _groups(fitted, group_key).astype(str).tolist()
         figures.append(
             Figure(
-                factor_activity(found.scores, groups),
+                factor_activity(found.scores, groups, factor_names=names),
                 f"Factor scores by {group_key}, standardised over cells.",
             )
         )
@@ -248,7 +251,7 @@ def _findings(
 
 
 def _summary_of_factors(fitted: Fitted, group_key: str | None) -> str:
-    n_factors = f"{len(fitted.factors.columns)} factors"
+    n_factors = f"{len(fitted.factors.columns)} factors{_sizes_of_blocks(fitted)}"
     if group_key is None:
         return f"{n_factors} found."
     marked: dict[str, list[str]] = {}
@@ -257,6 +260,14 @@ def _summary_of_factors(fitted: Fitted, group_key: str | None) -> str:
             marked.setdefault(mark["marks"].rsplit(" (", 1)[0], []).append(name)
     named = "; ".join(f"{group} by {', '.join(names)}" for group, names in marked.items())
     return f"{n_factors} found; cell groups marked: {named or 'none'}."
+
+
+def _sizes_of_blocks(fitted: Fitted) -> str:
+    """How many factors are shared, and how many each study has of its own."""
+    if fitted.blocks is None:
+        return ""
+    names = [SHARED_NAME, *(fitted.train.study_names or ())]
+    return f" ({', '.join(f'{fitted.blocks.count(name)} {name}' for name in names)})"
 
 
 def _compared(row: Mapping[Any, Any]) -> tuple[str, bool | None]:

@@ -60,12 +60,14 @@ class MultiStudySparseVAE(SparseFactorModel):
         Distribution of the features; default Gaussian with an inverse gamma prior. Give it
         ``n_studies`` for noise that differs between studies.
     study_intercepts
-        Whether every study has levels of its own, :math:`\ell_{mj}`; without, differences of means
-        must be explained by factors.
+        Whether every study has levels of its own, :math:`\ell_{mj}`, shrunk towards a common one;
+        without, differences of means must be explained by factors.
     n_nuisance_levels
         Number of technical batches (``Batch.nuisance``) whose shifts are taken out; 0 for none.
     start
-        Where the mask starts: ``"random"`` or ``"components"``, as for the sparse VAE.
+        Where the mask starts: ``"components"``, principal components within studies, each in the
+        block of the studies where it varies, or ``"random"``, from which specific factors end up
+        in shared columns more often.
     kl_warmup
         Share of the planned steps over which the KL weight grows from 0 to 1.
     prune_after
@@ -103,7 +105,7 @@ class MultiStudySparseVAE(SparseFactorModel):
         likelihood: Likelihood | None = None,
         study_intercepts: bool = True,
         n_nuisance_levels: int = 0,
-        start: Literal["random", "components"] = "random",
+        start: Literal["random", "components"] = "components",
         kl_warmup: float = 0.5,
         prune_after: float | None = None,
     ) -> None:

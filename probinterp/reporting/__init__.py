@@ -23,6 +23,12 @@ from probinterp.reporting.score_plots import (
     score_differences,
 )
 from probinterp.reporting.split_plots import block_p_values, fold_effects, fold_p_values
+from probinterp.reporting.stability_plots import plot_stability
+from probinterp.reporting.study_plots import (
+    plot_activity,
+    plot_block_loadings,
+    plot_variance_explained,
+)
 
 __all__ = [
     "ArvizDraws",
@@ -44,6 +50,10 @@ __all__ = [
     "p_value_ecdf",
     "pit_ecdf",
     "pit_histogram",
+    "plot_activity",
+    "plot_block_loadings",
+    "plot_stability",
+    "plot_variance_explained",
     "pop_pc_distribution",
     "pop_pc_features",
     "pop_pc_intervals",

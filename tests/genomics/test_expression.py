@@ -322,3 +322,61 @@ def test_one_cell_and_one_gene_work():
     one = from_anndata(make(n=1, g=1))
     assert one.batch().size_factor.tolist() == [1.0]
     assert one.n_obs == one.n_vars == 1
+
+
+@pytest.mark.parametrize("backed", [False, True], ids=["memory", "backed"])
+def test_batches_travel_as_nuisance_through_subset_and_rescaling(backed, tmp_path):
+    adata = make(convert=sp.csr_matrix)
+    adata.obs["run"] = np.resize(["r2", "r3", "r1"], N)
+    adata = on_disk(adata, tmp_path / "a.h5ad") if backed else adata
+    data = from_anndata(adata, study_key="donor", batch_key="run")
+    assert data.nuisance_names == ("r1", "r2", "r3")
+    index = torch.tensor([5, 0, 39, 4])
+    batch = data.batch(index)
+    assert batch.nuisance.dtype == torch.int64
+    assert batch.nuisance.tolist() == [0, 1, 1, 2]
+    assert batch.study.tolist() == [2, 1, 1, 0]
+    rescaled = data.subset(index).with_median_library_size(3.0)
+    assert isinstance(rescaled.data, BackedRows) == backed
+    for part in (data.subset(index), rescaled):
+        assert torch.equal(part.batch().nuisance, batch.nuisance)
+        assert torch.equal(part.batch().study, batch.study)
+        assert part.nuisance_names == data.nuisance_names
+    assert from_anndata(adata).batch(index).nuisance is None
+    assert (data.report.study_key, data.report.batch_key) == ("donor", "run")
+
+
+def test_batches_of_a_query_are_those_of_the_training_data():
+    train = from_anndata(make(), batch_key="donor")
+    query = make(n=4, seed=1)
+    query.obs["donor"] = ["d3", "d1", "d1", "d3"]
+    assert from_anndata(query, like=train, batch_key="donor").batch().nuisance.tolist() == [
+        2,
+        0,
+        0,
+        2,
+    ]
+    query.obs["donor"] = ["d3", "d9", "d1", "d3"]
+    with pytest.raises(KeyError, match=r"has batches that the reference data lack: 'd9'; known:"):
+        from_anndata(query, like=train, batch_key="donor")
+    with pytest.raises(ValueError, match=r"batch_key=None, but the batches of the reference data"):
+        from_anndata(query, like=train)
+
+
+@pytest.mark.parametrize("backed", [False, True], ids=["memory", "backed"])
+def test_unknown_studies_are_read_on_request_only(backed, tmp_path):
+    train = from_anndata(make(), study_key="donor")
+    query = make(n=5, seed=1, convert=sp.csr_matrix)
+    query.obs["donor"] = ["d9", "d3", "d1", "d7", "d9"]
+    query = on_disk(query, tmp_path / "a.h5ad") if backed else query
+    with pytest.raises(KeyError, match=r"studies that the reference data lack: 'd7', 'd9'"):
+        from_anndata(query, like=train, study_key="donor")
+    data = from_anndata(query, like=train, study_key="donor", unknown_study="shared")
+    assert data.batch().study.tolist() == [-1, 2, 0, -1, -1]
+    assert data.study_names == train.study_names
+    assert data.report.unknown_studies == ("d7", "d9")
+    assert "unknown_studies: 2: 'd7', 'd9'" in str(data.report)
+    with pytest.raises(ValueError, match=r'unknown_study="shared" needs study_key and like'):
+        from_anndata(query, study_key="donor", unknown_study="shared")
+    with pytest.raises(ValueError, match=r'must be "raise" or "shared", got \'ignore\''):
+        from_anndata(query, study_key="donor", unknown_study="ignore")

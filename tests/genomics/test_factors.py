@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from probinterp.genomics import from_anndata, split, top_genes, write_factors
+from probinterp.genomics import enrich_factors, from_anndata, split, top_genes, write_factors
 from probinterp.inference import Factors
 
 LOADINGS = torch.tensor(
@@ -254,3 +254,47 @@ def test_top_genes_refuse_what_has_no_names_or_loadings():
         top_genes(cells())
     with pytest.raises(ValueError, match=r"var_names are those of the AnnData"):
         top_genes(cells(), var_names=list("ABCDE"))
+
+
+STUDIES = ("HC", "lung cancer")
+BLOCK = torch.tensor([-1, 0, 1])
+
+
+def test_factors_in_blocks_are_named_by_study(tmp_path):
+    adata = cells()
+    adata.obs["disease"] = np.resize(STUDIES, 8)
+    data = from_anndata(adata, study_key="disease")
+    found = factors(block=BLOCK)
+    expected = ["shared_1", "HC_1", "lung cancer_1"]
+    write_factors(adata, found, data=data)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    written = ad.read_h5ad(tmp_path / "a.h5ad")
+    summary = written.uns["sparse_vae"]
+    assert list(summary["factor_names"]) == expected
+    assert list(summary["block"]) == ["shared", "HC", "lung cancer"]
+    assert list(summary["studies"]) == list(STUDIES)
+    table = top_genes(found, 2, var_names=list("ABCDE"), study_names=STUDIES)
+    assert list(table["factor"].unique()) == expected[:2]  # the last has no loading
+    pd.testing.assert_frame_equal(top_genes(written, 2), table)
+    tested = enrich_factors(table, {"set": ["A", "B", "C"]}, list("ABCDE"), min_size=1)
+    assert list(tested["factor"]) == expected[:2]
+
+
+def test_blocks_without_names_are_numbered_and_one_study_has_none():
+    adata = cells()
+    write_factors(adata, factors(block=BLOCK))
+    assert list(adata.uns["sparse_vae"]["block"]) == ["shared", "study0", "study1"]
+    assert list(adata.uns["sparse_vae"]["studies"]) == ["study0", "study1"]
+    write_factors(adata, factors(), overwrite=True)
+    assert not {"block", "studies"} & adata.uns["sparse_vae"].keys()
+
+
+def test_names_of_studies_must_fit_the_blocks():
+    found = factors(block=torch.tensor([-1, -1, 1]))
+    assert found.names == ["shared_1", "shared_2", "study1_1"]
+    with pytest.raises(ValueError, match=r"expected names of 2 studies or more, got \['a'\]"):
+        found.named(["a"])
+    with pytest.raises(ValueError, match="no study can be called 'shared'"):
+        write_factors(cells(), found, study_names=["a", "shared"])
+    with pytest.raises(ValueError, match="study_names are those written"):
+        top_genes(cells(), study_names=["a", "b"])

@@ -46,3 +46,39 @@ def fitted_folder(file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     fit_file(file, folder, **SHORT)
     return folder
+
+
+@pytest.fixture(scope="session")
+def several_studies():
+    truth = simulate.multistudy(
+        3, (50, 40, 30), 1, 1, likelihood="negative_binomial", mean_count=8.0, seed=0
+    )
+    names = np.array(["HC", "Lung", "GBM"])[truth.study.numpy()]
+    obs = pd.DataFrame(
+        {"disease": names, "batch": [f"b{i % 2}" for i in range(120)], "one": "all"},
+        index=[f"cell{i}" for i in range(120)],
+    )
+    var = pd.DataFrame(index=[f"gene{j}" for j in range(truth.x.shape[1])])
+    return anndata.AnnData(sp.csr_matrix(truth.x.numpy()), obs=obs, var=var)
+
+
+@pytest.fixture(scope="session")
+def study_options():
+    sizes = {"n_shared": 2, "n_specific": 1}
+    return (
+        {name: value for name, value in SHORT.items() if name != "n_factors"}
+        | sizes
+        | {
+            "study_key": "disease",
+            "batch_key": "batch",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def studies_folder(several_studies, study_options, tmp_path_factory):
+    """Folder of a finished fit to three studies; read-only for the tests."""
+    folder = tmp_path_factory.mktemp("studies")
+    several_studies.write_h5ad(folder / "cells.h5ad")
+    fit_file(folder / "cells.h5ad", folder / "fit", **study_options)
+    return folder / "fit"

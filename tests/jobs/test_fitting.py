@@ -11,6 +11,7 @@ from probinterp.inference import load, log_predictive_density, read_history
 from probinterp.inference.svi import _Loop
 from probinterp.jobs import fit_cells, fit_file
 from probinterp.jobs.fitting import SPLIT_COLUMN, output_folder, read_fit, read_h5ad
+from probinterp.models import MultiStudySparseVAE
 
 
 def test_summary_is_the_recomputed_density(fitted_folder):
@@ -129,3 +130,55 @@ def test_damaged_summary_is_named(fitted_folder, tmp_path, content):
     (folder / "summary.json").write_text(content)
     with pytest.raises(ValueError, match=r"summary\.json is damaged"):
         read_fit(folder)
+
+
+def test_several_studies_survive_the_round_trip(studies_folder):
+    found = read_fit(studies_folder)
+    model, summary = found.model, json.loads((studies_folder / "summary.json").read_text())
+    assert type(model) is MultiStudySparseVAE
+    assert (model.n_studies, model.n_nuisance_levels) == (3, 2)
+    assert model.block.tolist() == [-1, -1, 0, 1, 2]
+    assert model.start == "components"
+    assert found.train.study_names == ("GBM", "HC", "Lung")
+    assert found.train.nuisance_names == ("b0", "b1")
+    assert found.train.batch().study.bincount().tolist() == [24, 40, 32]  # four fifths of each
+    assert summary["blocks"] == dict(zip(found.factor_names, found.blocks, strict=True))
+    assert list(summary["blocks"])[0] == "shared_1"
+    assert set(summary["top_genes"]) <= set(summary["blocks"])
+    density = log_predictive_density(model, found.heldout.batch(), n_samples=50)
+    per_study = summary["heldout_log_density_per_study"]
+    own = found.heldout.batch().study == 1
+    assert per_study["HC"] == pytest.approx(density[own].mean().item(), rel=1e-6)
+    written = anndata.read_h5ad(studies_folder / "adata.h5ad")
+    assert "X_multistudy_sparse_vae" in written.obsm
+    about = written.uns["multistudy_sparse_vae"]
+    assert list(about["block"]) == found.blocks
+    assert list(about["studies"]) == ["GBM", "HC", "Lung"]
+    assert (about["params"]["n_shared"], about["params"]["n_specific"]) == (2, 1)
+
+
+def test_rates_of_several_studies_are_those_of_counts(studies_folder):
+    found = read_fit(studies_folder)
+    assert found.model.sparse.spike == pytest.approx(len(found.train))
+    assert found.model.sparse.slab == pytest.approx(0.01 * len(found.train))
+
+
+REFUSED = [
+    ({"study_key": "one"}, r"obs\['one'\] names one study only, 'all': shared and specific"),
+    ({"study_key": None}, "for several studies: give study_key=... too"),
+    ({"study_key": None, "batch_key": None, "n_shared": None}, "give study_key=... too"),
+    ({"n_specific": -1}, "n_specific must be a whole number of columns, got -1"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), REFUSED)
+def test_what_does_not_go_with_studies_is_refused(several_studies, study_options, options, text):
+    with pytest.raises(ValueError, match=text):
+        fit_cells(several_studies.copy(), **study_options | options)
+
+
+def test_no_study_may_be_called_shared(several_studies, study_options):
+    adata = several_studies.copy()
+    adata.obs["disease"] = adata.obs["disease"].astype(str).replace("HC", "shared")
+    with pytest.raises(ValueError, match=r"a study is called 'shared', .* obs\['disease'\]"):
+        fit_cells(adata, **study_options)

@@ -70,7 +70,7 @@ def test_a_fit_without_factors_is_reported_as_such(fitted_folder, tmp_path):
     found = read_fit(folder)
     found.model.load_state_dict(
         {
-            name: torch.zeros_like(value) if name == "loadings" else value
+            name: torch.zeros_like(value) if name == "sparse.weight" else value
             for name, value in found.model.state_dict().items()
         }
     )
@@ -80,3 +80,13 @@ def test_a_fit_without_factors_is_reported_as_such(fitted_folder, tmp_path):
     page = unescape(report_directory(folder, group_key="group", n_draws=5).read_text())
     assert "No factor reaches a gene" in page
     assert "0 factors found; cell groups marked: none." in page
+
+
+def test_factor_table_lists_blocks_and_names(studies_folder):
+    fitted = read_fit(studies_folder)
+    table = factor_table(fitted, "disease")
+    assert list(table.columns[:3]) == ["factor", "block", "marks"]
+    assert list(table["factor"]) == fitted.factor_names
+    assert list(table["block"]) == fitted.blocks
+    size = fitted.factors.support.sum(0).tolist()
+    assert list(table["genes"]) == size

@@ -17,6 +17,7 @@ from probinterp.models import (
     LatentDirichletAllocation,
     LowRankNormalPrior,
     MultiStudyFactorAnalysis,
+    MultiStudySparseVAE,
     SparseVAE,
 )
 
@@ -25,6 +26,16 @@ MODELS = {
     "FactorAnalysis-counts": lambda: FactorAnalysis(6, 2, likelihood=RoundedLogNormalLikelihood(6)),
     "LatentDirichletAllocation": lambda: LatentDirichletAllocation(6, 2),
     "MultiStudyFactorAnalysis": lambda: MultiStudyFactorAnalysis(6, 2, 1, 1),
+    "MultiStudySparseVAE": lambda: MultiStudySparseVAE(6, 2, 1, 2, n_hidden=8),
+    "MultiStudySparseVAE-counts": lambda: MultiStudySparseVAE(
+        6,
+        1,
+        (1, 2),
+        2,
+        n_hidden=8,
+        n_nuisance_levels=3,
+        likelihood=NegativeBinomialLikelihood(6, n_studies=2, standardize=True),
+    ),
     "VAE": lambda: VAE(6, 2, n_hidden=8),
     "VAE-beta": lambda: VAE(6, 2, n_hidden=8, beta=4.0),
     "VAE-counts": lambda: VAE(6, 2, n_hidden=8, likelihood=NegativeBinomialLikelihood(6)),
@@ -54,4 +65,6 @@ def batch_for(name, n=40, seed=0):
     counts = torch.poisson(torch.full((n, 6), 3.0), generator=generator)
     x = (counts > 2).float() if name.endswith("binary") else counts
     size_factor = 0.5 + torch.rand(n, generator=generator)
-    return Batch(x, size_factor=size_factor)
+    if not name.startswith("MultiStudySparse"):
+        return Batch(x, size_factor=size_factor)
+    return Batch(x, torch.arange(n) % 2, size_factor, nuisance=torch.arange(n) % 3)

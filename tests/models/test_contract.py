@@ -90,7 +90,7 @@ def test_models_leave_pyros_global_store_alone(name):
     model, batch = made(name)
     other = MODELS[name]()
     before = [p.clone() for p in other.parameters()]
-    fit(model, ArrayData(batch.x, batch.size_factor), max_epochs=2, progress=False)
+    fit(model, ArrayData.of(batch), max_epochs=2, progress=False)
     assert list(pyro.get_param_store().keys()) == ["mine"]
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
     pyro.clear_param_store()
@@ -103,9 +103,7 @@ def test_odd_sizes_train_and_predict(name, n):
     model, batch = MODELS[name](), batch_for(name, n=n)
     if n == 1 and name == "FactorAnalysis":
         pytest.skip("one observation has no principal component")
-    history = fit(
-        model, ArrayData(batch.x, batch.size_factor), max_epochs=3, batch_size=16, progress=False
-    )
+    history = fit(model, ArrayData.of(batch), max_epochs=3, batch_size=16, progress=False)
     assert all(math.isfinite(r.loss) for r in history.records)
     draw = next(iter(predictive_draws(model, batch, 2, seed=1)))
     assert draw.replicate().shape == batch.x.shape
@@ -115,7 +113,7 @@ def test_odd_sizes_train_and_predict(name, n):
 @each_model
 def test_training_lowers_the_loss(name):
     model, batch = made(name)
-    data = ArrayData(batch.x, batch.size_factor)
+    data = ArrayData.of(batch)
     adam = lambda p: torch.optim.Adam(p, lr=1e-2)  # noqa: E731
     history = fit(model, data, max_epochs=60, batch_size=20, optimizer=adam, progress=False)
     losses = [r.loss for r in history.records]
