@@ -15,8 +15,9 @@ from probinterp.criticism.multiplicity import Method
 if TYPE_CHECKING:
     from probinterp.criticism.result import PopPCResult
 
-Statistic = Literal["maximum", "sum"]
+Statistic = Literal["maximum", "sum", "ranks"]
 INTERVAL = (0.05, 0.95)  # quantiles of the replicates in a ranking
+RANKED = 2**18  # numbers ranked at a time: the ranks take little memory beside the rows
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,33 @@ def aggregate_p(result: PopPCResult, statistic: Statistic) -> float:
             "a realised check has one for each. Use kind='plugin'."
         )
     rows = torch.cat([result.heldout, result.replicated]).double()
+    size = _rank_scores(rows) if statistic == "ranks" else _standardised_sizes(rows, statistic)
+    above, tied = (size[1:] > size[0]).sum(), (size[1:] == size[0]).sum()
+    return float((above + result.uniform[0] * tied + 1) / (result.n_draws + 1))
+
+
+def _standardised_sizes(rows: Tensor, statistic: Statistic) -> Tensor:
+    """Largest absolute value, or sum of squares, of each row after columns are standardised."""
     difference = rows - rows.mean(0)
     scaled = torch.where(difference == 0, 0.0, difference / rows.std(0)).abs()
     # a column with an infinite entry has no spread: its infinite entries are the extreme ones
     finite = rows.isfinite()
     scaled = torch.where(finite.all(0), scaled, torch.where(finite, 0.0, math.inf))
-    size = scaled.amax(1) if statistic == "maximum" else scaled.square().sum(1)
-    above, tied = (size[1:] > size[0]).sum(), (size[1:] == size[0]).sum()
-    return float((above + result.uniform[0] * tied + 1) / (result.n_draws + 1))
+    return scaled.amax(1) if statistic == "maximum" else scaled.square().sum(1)
+
+
+def _rank_scores(rows: Tensor) -> Tensor:
+    """Sum over columns of -log p, with p the two-sided mid-rank p-value within the column."""
+    from scipy.stats import rankdata  # slow to import, seldom needed
+
+    n_rows = len(rows)
+    score = rows.new_zeros(n_rows)
+    for block in rows.split(max(1, RANKED // n_rows), dim=1):
+        values = block.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+        rank = torch.from_numpy(rankdata(values.numpy(), axis=0))  # 1 to S + 1, equal ones averaged
+        tail = torch.minimum(rank, n_rows + 1 - rank) - 0.5  # half of the value itself
+        score -= (2 * tail / n_rows).log().sum(1)
+    return score.round(decimals=9)  # sums of the same terms in another order are ties
 
 
 def _require_vector(result: PopPCResult, what: str) -> None:

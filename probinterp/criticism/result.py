@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probinterp.criticism.draws import Local
 from probinterp.criticism.multiplicity import Method, adjust
-from probinterp.criticism.ranking import Ranking, aggregate_p, rank_values
+from probinterp.criticism.ranking import Ranking, Statistic, aggregate_p, rank_values
 from probinterp.criticism.refit_p import rank_two_sided, refit_rank_p, refit_t_p
 from probinterp.criticism.regime import REGIME_WARNING
 from probinterp.criticism.verdict import Verdict, find_verdict
@@ -257,18 +257,35 @@ class PopPCResult:
         """
         return rank_values(self, labels, method, alpha)
 
-    def aggregate(self, statistic: Literal["maximum", "sum"] = "maximum") -> float:
+    def aggregate(self, statistic: Statistic = "maximum") -> float:
         r"""One p-value for all values of a vector together, whatever their dependence.
 
-        The largest :math:`|z_j|`, or the sum of squares, of the data is ranked among those of the
-        replicates, every row standardised by all S + 1 rows: exactly uniform on the multiples of
-        1 / (S + 1) when the data are exchangeable with the replicates. Infinite values exceed all
-        others.
+        The statistic of the data is ranked among those of the replicates, every row of values
+        standardised, or ranked, within all S + 1 rows: exactly uniform on the multiples of
+        1 / (S + 1) when the data are exchangeable with the replicates. Infinite values are more
+        extreme than all others.
+
+        Parameters
+        ----------
+        statistic
+            ``"maximum"``: the largest :math:`|z_j|`, for one value far off; weak where replicates
+            have heavy tails, since one replicate alone may lie :math:`\sqrt{S}` sd out.
+            ``"sum"``: the sum of squares. ``"ranks"``: Fisher's sum for many values a little off,
+            blind to how far off one value is,
+
+            .. math:: -\sum_j \log p_j, \quad
+                p_j = \frac{2}{S + 1} \min(r_j - \tfrac12,\; S + \tfrac32 - r_j)
+
+            with :math:`r_j` the rank of value j among the S + 1, equal ones averaged.
 
         Raises
         ------
         ValueError
             If the result is a single number, or of a realised check.
+
+        References
+        ----------
+        Statistical Methods for Research Workers (Fisher, 1932), section 21.1.
         """
         return aggregate_p(self, statistic)
 
@@ -297,7 +314,8 @@ class PopPCResult:
         -------
         Verdict
             Its ``str`` is one English sentence. No verdict is given for a realised check out of
-            its regime, or when there are too few draws to reach ``alpha``.
+            its regime, or when there are too few draws to reach ``alpha``. Values that are too
+            many for the draws are judged together by ``aggregate("ranks")``.
 
         Raises
         ------

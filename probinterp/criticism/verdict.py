@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from probinterp.criticism.multiplicity import Method
@@ -47,7 +49,8 @@ class Verdict:
         Whether the p-value is uniform under a correct model, as far as is known.
     joint
         Whether the values of a vector were judged together, because there are too few draws to
-        judge them one by one.
+        judge them one by one. There is no verdict then where together they show no misfit, but one
+        alone lies outside all its replicates and too far off for a normal law of them.
     """
 
     decision: Decision
@@ -165,13 +168,17 @@ def _each(
     if refusal is None and not ranking.n_rejected:
         if len(ranking) * resolution(result) > alpha:
             joint = _joint_p(result, alpha)
-            refusal = None if joint is not None else _too_few(result, ranking, noun)
+            if joint is None:
+                refusal = _too_few(result, ranking, noun)
+            elif joint > alpha:
+                refusal = _suspicion(result, alpha, joint, ranking, noun)
     effects = f"largest effects in sd: {_largest(ranking)}"
     fails = ranking.n_rejected > 0 if joint is None else joint <= alpha
     decision: Decision = "misfit" if fails else "no misfit"
     if refusal is not None:
         decision = "no verdict"
-        statement = f"No verdict on {result.discrepancy}: {refusal}; {effects}."
+        reservation = "" if joint is None else _reservation(result)
+        statement = f"No verdict on {result.discrepancy}: {refusal}; {effects}{reservation}."
     elif joint is not None:
         statement = _joint_sentence(result, decision, joint, ranking, noun, effects)
     else:
@@ -214,7 +221,7 @@ def _sentence(
 def _joint_p(result: PopPCResult, alpha: float) -> float | None:
     """One p-value for all values, where replicates decide and could reject."""
     decides = result.decided_by == "draws" and len(result.heldout) == 1
-    return result.aggregate() if decides and 1 / (result.n_draws + 1) <= alpha else None
+    return result.aggregate("ranks") if decides and 1 / (result.n_draws + 1) <= alpha else None
 
 
 def _joint_sentence(
@@ -235,6 +242,34 @@ def _joint_sentence(
         f"{result.discrepancy} shows {decision} in the {len(ranking)} {plural(noun)} of the "
         f"{_data(result)} data taken together (p = {joint:.2g}); {limit}; {effects}"
         f"{_reservation(result)}."
+    )
+
+
+def _suspicion(
+    result: PopPCResult, alpha: float, joint: float, ranking: Ranking, noun: str
+) -> str | None:
+    """Why values without misfit together do not pass: single ones that the draws cannot judge.
+
+    Those are meant that lie outside all their replicates, by an effect that Bonferroni's
+    correction would reject under a normal law.
+    """
+    n_values = len(ranking)
+    limit = -NormalDist().inv_cdf(alpha / (2 * n_values))
+    far = (ranking.z.abs() >= limit) & (ranking.p <= resolution(result))
+    if not far.any():
+        return None
+    first, n_far = int(far.nonzero()[0]), int(far.sum())
+    label, place = ranking.labels[first], position(ranking.z[first].item())
+    which = f"{label} lies {place} its replicates"
+    if n_far > 1:
+        lowest = math.floor(10 * limit) / 10
+        which = f"{n_far} {plural(noun)} lie more than {lowest:g} sd from their replicates, "
+        which += f"{label} {place},"
+    enough = math.ceil(2 * n_values / alpha - 1e-6) - 1
+    return (
+        f"the {n_values} {plural(noun)} taken together show no misfit (p = {joint:.2g}), but "
+        f"{which} and {counted(*_compared(result))} are too few to judge single {plural(noun)} "
+        f"({enough:,} would do)"
     )
 
 

@@ -70,8 +70,9 @@ def _overview(checked: Checked) -> Table:
     frame["z"] = frame["z"].mask(several)
     frame.insert(4, "joint p", [_joint_p(result) for result in results])
     caption += (
-        " Checks with several values have the median |z|, the smallest adjusted p, one p-value of "
-        "all values together (joint p, by the largest |z|), and the values with the largest z."
+        " Checks with several values have the median |z|, one p-value of all values together "
+        "(joint p, by their ranks), and the values with the largest z; their p is the smallest "
+        "adjusted one, or the joint p where there are too few draws to judge each."
     )
     formats |= {"median |z|": ".2f", "joint p": P_FORMAT}
     empty = [name for name in ("z", "joint p") if frame[name].isna().all()]
@@ -80,10 +81,10 @@ def _overview(checked: Checked) -> Table:
 
 
 def _joint_p(result: PopPCResult) -> float:
-    """One p-value of all values, NaN where the kind of the check does not allow it."""
-    if result.uniform.ndim == 0 or result.kind == "realised":
+    """One p-value of all values, NaN where draws do not decide or the kind does not allow it."""
+    if result.uniform.ndim == 0 or result.kind == "realised" or result.decided_by != "draws":
         return math.nan
-    return result.aggregate()
+    return result.aggregate("ranks")
 
 
 def _ranking_table(check: str, result: PopPCResult, checked: Checked) -> Table:
@@ -178,7 +179,8 @@ def _axes(result: PopPCResult, checked: Checked, check: str) -> Any:
     if result.uniform.numel() <= FEW_VALUES and finite:
         options: dict[str, Any] = {"feature_names": names, "n_top": FEW_VALUES}
         return pop_pc_intervals(result, standardised=_of_many_sizes(result), **options)
-    return pop_pc_features(result, feature_names=names)
+    noun = "gene" if names is checked.var_names else None
+    return pop_pc_features(result, feature_names=names, noun=noun)
 
 
 def _of_many_sizes(result: PopPCResult) -> bool:

@@ -55,7 +55,8 @@ class Checked(NamedTuple):
     def table(self) -> pd.DataFrame:
         r"""One row a check: effect size z, two-sided p, misfit, and the values that differ most.
 
-        For a check with several values z is the median of \|z\| and p the smallest adjusted p.
+        For a check with several values z is the median of \|z\|, and p the smallest adjusted p or,
+        where there are too few draws to judge each, that of all values together.
         """
         return pd.DataFrame([self._row(name) for name in self.results])
 
@@ -69,9 +70,15 @@ class Checked(NamedTuple):
         return pd.DataFrame(columns, index=pd.Index(self.var_names, name="gene"))
 
     def ranking(self, name: str, n_top: int = 10) -> pd.DataFrame:
-        """Worst values of one check, with the replicated interval and adjusted p-values."""
+        """Worst values of one check, with the replicated interval and adjusted p-values.
+
+        ``misfit`` is "not judged" where there are too few draws to judge single values.
+        """
         ranking = self.results[name].ranking(self.labels(name), alpha=LEVEL)
+        verdict = self._verdict(name)
         frame = pd.DataFrame(ranking.rows(n_top)).rename(columns={"feature": "gene"})
+        if verdict.joint or verdict.passed is None:
+            frame["rejected"] = "not judged"
         names = {
             "replicated": "replicated mean",
             "low": "5 %",
@@ -123,15 +130,17 @@ class Checked(NamedTuple):
             noun = "gene" if self.labels(name) is self.var_names else result.axis or "value"
             misfit = f"{verdict.n_rejected} of {counted(verdict.n_values, noun)}"
             if verdict.joint:
-                misfit = f"{'yes' if verdict.passed is False else 'no'}, all together"
-            misfit += ", no verdict" if verdict.passed is None else ""
+                together = {True: "no, all together", False: "yes, all together"}
+                misfit = "no verdict" if verdict.passed is None else together[verdict.passed]
+            elif verdict.passed is None:
+                misfit += ", no verdict"
             z = result.z.abs().median().item()
             pairs = zip(verdict.worst, result.ranking(self.labels(name)).z.tolist(), strict=False)
             largest = ", ".join(f"{label} {value:+.1f}" for label, value in pairs)
         return {
             "check": name,
             "z": z,
-            "p": result.p_adjusted.min().item(),
+            "p": verdict.p_value,
             "misfit": misfit,
             "largest": largest,
         }

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from probinterp.criticism.verdict import resolution
+from probinterp.criticism.wording import counted, plural
 from probinterp.reporting.arrays import as_array, as_count, as_names
 from probinterp.reporting.axes import (
     BLUE,
@@ -32,6 +33,7 @@ Array = NDArray[np.float64]
 INTERVAL = (5.0, 95.0)  # percentiles of the replicates that the interval picture shows
 MOST_BINS = 40
 WIDE = 20.0  # effect sizes beyond this are drawn on a scale that is logarithmic outside ±3
+WIDE_SCALE = "\nlogarithmic beyond ±3"
 LINEAR, ORDERS, MOST_TICKS = 3.0, 16, 15
 
 
@@ -98,12 +100,12 @@ def _kind(result: PopPCResult) -> str:
 
 def _numbers(result: PopPCResult) -> str:
     p, floor = result.p_value.item(), 1 / result.n_draws
-    one_sided = f"p < {floor:.2g}" if p < floor else f"p = {p:.3g} ± {result.mc_error.item():.2g}"
+    one_sided = f"< {floor:.2g}" if p < floor else f"= {p:.3g} ± {result.mc_error.item():.2g}"
     two_sided = f"two-sided p = {result.p_two_sided.item():.3g}"
     if result.refitted is not None:
         two_sided += f" ({result.p_decision.item():.3g} among {len(result.refitted)} refits)"
     z = f"z = {result.z.item():+.3g} sd" if result.n_draws > 1 else "z not defined by one draw"
-    return f"{one_sided}, {two_sided}, {z}"
+    return f"one-sided p {one_sided}, {two_sided}, {z}"
 
 
 def pop_pc_features(
@@ -112,13 +114,15 @@ def pop_pc_features(
     feature_names: Sequence[str] | None = None,
     n_top: int = 8,
     alpha: float = 0.05,
+    noun: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Effect size of every feature in increasing order, with the worst features named.
 
     Features whose p-value of the decision is rejected by Benjamini and Hochberg's procedure are
-    coloured; dashed lines lie at the smallest rejected effect of each sign. Infinite effect
-    sizes, of features whose replicates do not vary, are triangles at the edge.
+    coloured; dashed lines lie at the smallest rejected effect of each sign. The title says where
+    there are too few draws to reject any feature alone. Infinite effect sizes, of features whose
+    replicates do not vary, are triangles at the edge.
 
     Parameters
     ----------
@@ -130,6 +134,8 @@ def pop_pc_features(
         How many features are named: the largest absolute effect sizes.
     alpha
         False discovery rate, between 0 and 1.
+    noun
+        What one value is called, for instance ``"gene"``; default the axis of the result.
     ax
         Where to draw; a new figure by default.
 
@@ -152,20 +158,22 @@ def pop_pc_features(
     _scale_effects(ax, drawn, wide=edge > WIDE)
     ax.set_xlim(0.5 - 0.04 * len(z), 0.5 + 1.04 * len(z))
     ax.axhline(0, color="0.5", lw=0.8)
-    _draw_features(ax, rank, drawn, z, as_array("p_adjusted", result.p_adjusted, 1) <= alpha)
+    rejected = as_array("p_adjusted", result.p_adjusted, 1) <= alpha
+    _draw_features(ax, rank, drawn, z, rejected)
+    if rejected.any():
+        ax.legend(edgecolor="none", framealpha=0.9, loc="lower right", fontsize=9)
     worst = np.argsort(-np.abs(z), kind="stable")[:n_top]
     for side, chosen in (("left", worst[z[worst] > 0]), ("right", worst[z[worst] <= 0])):
         if len(chosen):
             texts = [names[i] for i in chosen]
             label_points(ax, rank, drawn, chosen, texts, side)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(edgecolor="none", framealpha=0.9, loc="lower right", fontsize=9)
     ax.set(
-        xlabel=f"{result.axis or 'feature'}s in order of z",
-        ylabel="effect size z [sd of the replicates]",
+        xlabel=f"{plural(noun or result.axis or 'feature')} in order of z",
+        ylabel="effect size z [sd of the replicates]" + (WIDE_SCALE if edge > WIDE else ""),
     )
     title = f"{spaced(result.discrepancy)}: {_kind(result)}"
-    set_heading(ax, title, _rejections(result, alpha))
+    set_heading(ax, title, *_rejections(result, alpha))
     tidy(ax)
     return ax
 
@@ -206,20 +214,20 @@ def _draw_features(
             ax.axhline(drawn[side][np.abs(drawn[side]).argmin()], color=VERMILION, ls="--", lw=0.8)
 
 
-def _rejections(result: PopPCResult, alpha: float) -> str:
-    """How many features Benjamini and Hochberg reject, and whether the draws allow any."""
+def _rejections(result: PopPCResult, alpha: float) -> list[str]:
+    """Lines: how many features Benjamini and Hochberg reject, and whether the draws allow any."""
     p = as_array("p_decision", result.p_decision, 1)
     rejected = as_array("p_adjusted", result.p_adjusted, 1) <= alpha
     text = f"{rejected.sum()} of {len(p)} rejected at a false discovery rate of {alpha:g}"
     if rejected.any():
-        return f"{text} (two-sided p ≤ {p[rejected].max():.2g})"
+        return [f"{text} (two-sided p ≤ {p[rejected].max():.2g})"]
     floor = resolution(result)
     needed = int(np.ceil(floor * len(p) / alpha - 1e-9))
     if needed <= 1:
-        return text
-    source = "draws" if result.refitted is None else "refits"
+        return [text]
+    source = "draw" if result.refitted is None else "refit"
     count = result.n_draws if result.refitted is None else len(result.refitted)
-    return f"{text} ({count} {source}: needs {needed} at p = {floor:.2g})"
+    return [text, f"{counted(count, source)} cannot reject fewer than {needed}"]
 
 
 def _effect_sizes(result: PopPCResult, function: str) -> Array:

@@ -111,6 +111,31 @@ def test_too_few_draws_give_no_verdict():
     assert few.table()["misfit"].tolist() == ["no verdict", "0 of 3 genes, no verdict"]
 
 
+def test_a_gene_that_the_draws_cannot_judge_is_no_verdict_in_the_table():
+    """One gene of 60 fails: 2 * 60 / .05 - 1 = 2,399 draws would say so, 199 cannot."""
+
+    def spoil(x):
+        x[0, 1] += 40
+        return x
+
+    found = results_of(spoil, n_genes=60)
+    verdict = found.verdicts()[1]
+    assert (verdict.passed, verdict.joint) == (None, True)
+    assert "the 60 genes taken together show no misfit" in str(verdict)
+    assert ", but g1 lies " in str(verdict)
+    assert "199 draws are too few to judge single genes (2,399 would do); largest" in str(verdict)
+    row = found.table().iloc[1]
+    assert (row["misfit"], row["p"]) == ("no verdict", verdict.p_value)
+    assert row["p"] == found.results["gene variance"].aggregate("ranks")
+    assert row["largest"].startswith("g1 +")
+    assert set(found.ranking("gene variance")["misfit"]) == {"not judged"}
+    fits = results_of(lambda x: x, n_genes=30).table().iloc[1]
+    assert fits["misfit"] == "no, all together"
+    wide = results_of(lambda x: 2 * x, n_genes=60).table().iloc[1]
+    assert wide["misfit"] == "60 of 60 genes"
+    assert wide["p"] == pytest.approx(2 / 200)
+
+
 def test_notes_are_said_once(checked):
     notes = checked.notes()
     assert len(notes) == len(set(notes))

@@ -103,6 +103,8 @@ def test_odd_sizes_train_and_predict(name, n):
     model, batch = MODELS[name](), batch_for(name, n=n)
     if n == 1 and name == "FactorAnalysis":
         pytest.skip("one observation has no principal component")
+    if n < 4 and name.startswith("MultiStudySparseVAE"):
+        pytest.skip("a study of one observation is refused")
     history = fit(model, ArrayData.of(batch), max_epochs=3, batch_size=16, progress=False)
     assert all(math.isfinite(r.loss) for r in history.records)
     draw = next(iter(predictive_draws(model, batch, 2, seed=1)))

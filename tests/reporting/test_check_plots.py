@@ -44,12 +44,12 @@ def test_the_title_holds_p_z_and_kind(make_result):
     kind, numbers = ax.get_title(loc="left").split("\n")
     z = (89.5 - 49.5) / replicated.std(ddof=1)
     assert kind == "Pop-PC on held-out data, plug-in"
-    assert numbers == f"p = 0.1 ± 0.03, two-sided p = {2 * 11 / 101:.3g}, z = +{z:.3g} sd"
+    assert numbers == f"one-sided p = 0.1 ± 0.03, two-sided p = {2 * 11 / 101:.3g}, z = +{z:.3g} sd"
 
 
 def test_a_p_value_of_zero_is_reported_as_below_its_resolution(make_result):
     title = pop_pc_distribution(make_result(np.arange(50.0), [99.0])).get_title(loc="left")
-    assert "p < 0.02, two-sided p = 0.0392" in title
+    assert "one-sided p < 0.02, two-sided p = 0.0392" in title
 
 
 def test_an_uncalibrated_check_says_so(make_result):
@@ -150,8 +150,10 @@ def test_the_title_says_when_the_draws_do_not_allow_a_rejection(make_result):
     replicated = np.random.default_rng(0).normal(size=(99, 50))
     ax = pop_pc_features(make_result(replicated, replicated.mean(0)[None] + 0.01))
     title = " ".join(ax.get_title(loc="left").split())
-    assert "0 of 50 rejected" in title
-    assert "(99 draws: needs 20 at p = 0.02)" in title  # 20 x .05 / 50 = .02
+    assert title.endswith(
+        "0 of 50 rejected at a false discovery rate of 0.05 99 draws cannot reject fewer than 20"
+    )  # 20 x .05 / 50 = .02 = 2 / 100
+    assert ax.get_legend() is None  # a legend would call "not rejected" what could not be
 
 
 def test_features_are_rejected_by_refits_where_there_are_some(make_result):
@@ -164,7 +166,7 @@ def test_features_are_rejected_by_refits_where_there_are_some(make_result):
     assert "0 of 4 rejected" in ax.get_title(loc="left")
     few = make_result(replicated, [[9.0, 0.0, 0.0, 0.0]], refitted=refitted[:170])
     title = " ".join(pop_pc_features(few, alpha=0.01).get_title(loc="left").split())
-    assert f"(170 refits: needs 5 at p = {2 / 171:.2g})" in title  # 5 x .01 / 4 > 2 / 171
+    assert title.endswith(" 170 refits cannot reject fewer than 5")  # 5 x .01 / 4 > 2 / 171
 
 
 def test_infinite_effects_are_triangles_at_the_edge(make_result):
@@ -181,6 +183,7 @@ def test_wide_ranges_of_effects_get_a_logarithmic_scale(make_result, factor, sca
     replicated = np.random.default_rng(0).normal(size=(50, 30))
     ax = pop_pc_features(make_result(replicated, factor * np.linspace(-2, 2, 30)[None]))
     assert ax.get_yscale() == scale
+    assert ax.get_ylabel().endswith("beyond ±3") == (scale == "symlog")
     if scale == "symlog":
         expected = ["-300", "-100", "-30", "-10", "-3", "-1", "0", "1", "3", "10", "30", "100"]
         ax.figure.canvas.draw()
@@ -192,6 +195,8 @@ def test_the_axis_is_called_what_its_values_are(make_result):
     replicated = np.random.default_rng(0).normal(size=(50, 3))
     ax = pop_pc_features(make_result(replicated, [[0.0, 0.0, 0.0]], axis="group"))
     assert ax.get_xlabel() == "groups in order of z"
+    named = pop_pc_features(make_result(replicated, [[0.0, 0.0, 0.0]]), noun="study")
+    assert named.get_xlabel() == "studies in order of z"
 
 
 def test_a_single_feature_is_drawn(make_result):
