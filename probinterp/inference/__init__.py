@@ -1,5 +1,6 @@
 """Inference: fit a model, read its posterior, draw from its predictive, save it."""
 
+from probinterp.inference.block_check import BlockCheck, Mending, block_check, mend_blocks
 from probinterp.inference.checkpoint import load, read_config, read_history, save
 from probinterp.inference.data import ArrayData, Data
 from probinterp.inference.early_stopping import EarlyStopping
@@ -13,13 +14,23 @@ from probinterp.inference.marginal import log_predictive_density
 from probinterp.inference.posterior import Factors, factors, posterior
 from probinterp.inference.predictive import PredictiveDraws, predictive_draws
 from probinterp.inference.pyro_draws import PyroDraw, PyroDraws, pyro_draws
+from probinterp.inference.refinement import refined_locals
 from probinterp.inference.refits import ModelRefits, model_refits
 from probinterp.inference.restarts import Restarts, fit_restarts
+from probinterp.inference.stability import Stability, refitting, stability
 from probinterp.inference.svi import cosine, fit, late_cosine
 from probinterp.inference.training_state import Checkpoint
 from probinterp.inference.variance_explained import VarianceExplained, variance_explained
 
 __all__ = [
+    "refined_locals",
+    "BlockCheck",
+    "Mending",
+    "Stability",
+    "block_check",
+    "mend_blocks",
+    "refitting",
+    "stability",
     "ArrayData",
     "Checkpoint",
     "Data",

@@ -62,17 +62,15 @@ def test_a_specific_factor_in_a_shared_column_is_found_and_moved_back(fitted):
     with torch.no_grad():
         _copy(hidden, own, column)
         _clear(hidden, own, torch.Generator().manual_seed(0))
-    fit(hidden, data, max_epochs=3, seed=0, progress=False)  # codes of other studies move a little
     check = block_check(hidden, data)
     position = check.columns.tolist().index(column)
+    assert bool(check.misplaced[position])
+    assert check.active[:, position].tolist() == [False, False, True]
     mended = mend_blocks(hidden, data, max_epochs=80, **OPTIONS)
-    after = specific_column(mended.model, truth, data, 2)[1]
-    assert bool(check.misplaced[position]) or check.spread[2, position] > 0
-    if bool(check.misplaced[position]):
-        assert mended.moves[0].column == column
-        assert mended.model.block[mended.moves[0].targets[0]] == 2
-        assert mended.objectives[-1] >= mended.objectives[0]
-        assert after > 0.9 * before
+    assert mended.moves[0].column == column
+    assert mended.model.block[mended.moves[0].targets[0]] == 2
+    assert mended.objectives[-1] >= mended.objectives[0]
+    assert specific_column(mended.model, truth, data, 2)[1] > 0.95 * before
 
 
 def test_a_factor_coded_twice_is_cleared(fitted):
@@ -108,7 +106,8 @@ def test_stability_of_refits(fitted):
     again = refitting(made, max_epochs=40, **OPTIONS)
     found = stability(again, data, model, seeds=(5, 6))
     assert found.correlation.shape == (2, len(found.reference.columns))
-    assert found.recovered.min() >= 0 and found.recovered.max() <= 1
+    assert found.recovered.min() >= 0
+    assert found.recovered.max() <= 1
     assert found.stable(0.9).sum() >= 5  # of six true factors
     agreed = found.consensus_support()
     shares = (agreed & found.reference.support).sum(0) / found.reference.support.sum(0)
