@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,6 +61,7 @@ def enrichment(
     background: Collection[str],
     *,
     min_size: int = 5,
+    symbols: Mapping[str, str] | pd.Series | None = None,
 ) -> pd.DataFrame:
     r"""Test whether gene sets are over-represented among ``genes``.
 
@@ -80,13 +83,18 @@ def enrichment(
         the genome.
     min_size
         Sets with fewer genes in the background are not tested.
+    symbols
+        Symbol of each gene, where ``genes`` and ``background`` are ids such as Ensembl's and
+        the sets hold symbols: ``adata.var["symbol"]``. Genes without a symbol, and with one that
+        several genes of the background share, are left out of both lists.
 
     Returns
     -------
     pandas.DataFrame
         One row per tested set, by rising p-value: gene_set, size (genes in the background),
         overlap, expected (mean of X), fold (overlap / expected), p_value, q_value
-        (Benjamini-Hochberg over the tested sets) and genes (the overlap, a sorted tuple).
+        (Benjamini-Hochberg over the tested sets) and genes (the overlap, a sorted tuple). With
+        ``symbols``, ``attrs["dropped"]`` lists the genes left out: without_symbol and ambiguous.
 
     Raises
     ------
@@ -101,6 +109,11 @@ def enrichment(
         raise ValueError(f"genes outside the background: {listing(outside)}.")
     if min_size < 1:
         raise ValueError(f"min_size must be at least 1, got {min_size}.")
+    dropped = None
+    if symbols is not None:
+        named, dropped = _by_symbol(universe, symbols)
+        universe = frozenset(named.values())
+        drawn = _unique([named[gene] for gene in drawn if gene in named], "genes", repeats=False)
     inside = {name: universe.intersection(members) for name, members in gene_sets.items()}
     tested = {name: members for name, members in inside.items() if len(members) >= min_size}
     if not tested:
@@ -126,7 +139,10 @@ def enrichment(
             "genes": pd.Series(found, dtype=object),
         }
     )
-    return result.sort_values("p_value", kind="stable", ignore_index=True)
+    result = result.sort_values("p_value", kind="stable", ignore_index=True)
+    if dropped is not None:
+        result.attrs["dropped"] = dropped
+    return result
 
 
 def enrich_factors(
@@ -135,6 +151,7 @@ def enrich_factors(
     background: Collection[str],
     *,
     min_size: int = 5,
+    symbols: Mapping[str, str] | pd.Series | None = None,
 ) -> pd.DataFrame:
     """Test gene sets among the top genes of every factor.
 
@@ -142,27 +159,69 @@ def enrich_factors(
     ----------
     top
         Table with the columns factor and gene, such as :func:`top_genes` returns.
-    gene_sets, background, min_size
+    gene_sets, background, min_size, symbols
         As in :func:`enrichment`.
 
     Returns
     -------
     pandas.DataFrame
         The rows of :func:`enrichment` with the factor in front; q-values are
-        Benjamini-Hochberg over all factors and sets together.
+        Benjamini-Hochberg over all factors and sets together. With ``symbols``, factors of
+        which no gene has a usable symbol are left out; ``attrs["dropped"]`` lists them as factors.
     """
     if missing := {"factor", "gene"} - set(top.columns):
         raise KeyError(f"top lacks the columns {sorted(missing)}; got {list(top.columns)}.")
     if top.empty:
         raise ValueError("top holds no gene: every loading is zero.")
-    tables = []
+    usable = None if symbols is None else _by_symbol(_unique(background, "background"), symbols)
+    tables, nameless = [], []
     for factor, rows in top.groupby("factor", sort=False, observed=True):
-        table = enrichment(list(rows["gene"]), gene_sets, background, min_size=min_size)
+        if usable and not rows["gene"].isin(list(usable.named)).any():
+            nameless.append(str(factor))
+            continue
+        table = enrichment(
+            list(rows["gene"]), gene_sets, background, min_size=min_size, symbols=symbols
+        )
         table.insert(0, "factor", factor)
         tables.append(table)
+    if not tables:
+        raise ValueError("no gene of top has a symbol that no other gene has.")
     result = pd.concat(tables, ignore_index=True)
     result["q_value"] = false_discovery_control(result["p_value"].to_numpy())
+    if usable:
+        result.attrs["dropped"] = {**usable.dropped, "factors": tuple(nameless)}
     return result
+
+
+class _Symbols(NamedTuple):
+    named: dict[str, str]
+    dropped: dict[str, tuple[str, ...]]
+
+
+def _by_symbol(universe: frozenset[str], symbols: Mapping[str, str] | pd.Series) -> _Symbols:
+    """Symbols of the genes that have one of their own, and the genes that have not."""
+    if isinstance(symbols, pd.Series) and not symbols.index.is_unique:
+        raise ValueError("symbols has genes that occur more than once.")
+    given = {gene: symbols.get(gene) for gene in sorted(universe)}
+    known = {
+        gene: symbol.strip()
+        for gene, symbol in given.items()
+        if isinstance(symbol, str) and symbol.strip()
+    }
+    if not known:
+        raise ValueError(
+            f"symbols names none of the genes of the background, such as "
+            f"{listing(sorted(universe), 3)}."
+        )
+    holders = Counter(known.values())
+    named = {gene: symbol for gene, symbol in known.items() if holders[symbol] == 1}
+    return _Symbols(
+        named,
+        {
+            "without_symbol": tuple(gene for gene in given if gene not in known),
+            "ambiguous": tuple(gene for gene in known if gene not in named),
+        },
+    )
 
 
 def _gmt_line(line: str, where: str) -> tuple[str, frozenset[str]]:
@@ -176,7 +235,7 @@ def _gmt_line(line: str, where: str) -> tuple[str, frozenset[str]]:
     return fields[0], genes
 
 
-def _unique(genes: Collection[str], name: str, *, repeats: bool) -> frozenset[str]:
+def _unique(genes: Collection[str], name: str, *, repeats: bool = True) -> frozenset[str]:
     if isinstance(genes, str):
         raise TypeError(f"{name} must be a collection of names, got one string {genes!r}.")
     names = list(genes)

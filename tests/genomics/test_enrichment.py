@@ -141,3 +141,46 @@ def test_hallmark_sets_are_read(data_dir):
     sets = read_gmt(path)
     assert len(sets) == 50
     assert np.mean([len(genes) for genes in sets.values()]) == pytest.approx(146, abs=1)
+
+
+IDS = [f"ENSG{i}" for i in range(60)]
+SYMBOLS = {gene: f"S{i}" for i, gene in enumerate(IDS)}
+SYMBOLS |= {"ENSG0": "", "ENSG1": "S2", "ENSG3": None}
+BY_SYMBOL = {"set": [f"S{i}" for i in range(12)]}
+
+
+def test_ids_are_read_as_symbols_and_what_has_none_is_reported():
+    for symbols in (SYMBOLS, pd.Series(SYMBOLS)):
+        table = enrichment(IDS[:10], BY_SYMBOL, IDS, symbols=symbols)
+        row = table.iloc[0]
+        # without 0 and 3 (no symbol) and 1 and 2 (one symbol of two): 56 genes, 6 of 10 drawn
+        assert (row["size"], row["overlap"]) == (8, 6)
+        assert row["p_value"] == pytest.approx(fisher(6, 8, 6, 56))
+        assert row["genes"] == ("S4", "S5", "S6", "S7", "S8", "S9")
+        assert table.attrs["dropped"] == {
+            "without_symbol": ("ENSG0", "ENSG3"),
+            "ambiguous": ("ENSG1", "ENSG2"),
+        }
+
+
+def test_factors_without_symbols_are_left_out_and_reported():
+    top = pd.DataFrame({"factor": ["f", "f", "g", "g"], "gene": [*IDS[4:6], *IDS[:2]]})
+    table = enrich_factors(top, BY_SYMBOL, IDS, symbols=SYMBOLS)
+    assert table["factor"].tolist() == ["f"]
+    assert table.attrs["dropped"]["factors"] == ("g",)
+    assert table.attrs["dropped"]["ambiguous"] == ("ENSG1", "ENSG2")
+    with pytest.raises(ValueError, match=r"no gene of top has a symbol"):
+        enrich_factors(top[2:], BY_SYMBOL, IDS, symbols=SYMBOLS)
+    with pytest.raises(ValueError, match=r"genes is empty"):
+        enrichment(IDS[:2], BY_SYMBOL, IDS, symbols=SYMBOLS)
+    with pytest.raises(ValueError, match=r"symbols names none of the genes.*'ENSG0'"):
+        enrichment(IDS[:5], BY_SYMBOL, IDS, symbols={"other": "S1"})
+    with pytest.raises(ValueError, match=r"genes that occur more than once"):
+        enrichment(IDS[:5], BY_SYMBOL, IDS, symbols=pd.Series(["a", "b"], ["ENSG1", "ENSG1"]))
+
+
+def test_sets_of_gene_ontology_are_read(data_dir):
+    path = data_dir / "genesets" / "enrichr.GO_Biological_Process_2021.gmt"
+    if not path.is_file():
+        pytest.skip(f"{path} not found; set PROBINTERP_DATA")
+    assert len(read_gmt(path)) == 6036

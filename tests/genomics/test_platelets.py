@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from probinterp.genomics import from_anndata
+from probinterp.genomics import datasets, enrich_factors, from_anndata, read_gmt, variance_shares
 
 PLATELET_STUDIES = {"HC": 44, "Lung": 32, "GBM": 31, "CRC": 30, "Pancreas": 28, "Breast": 19}
 
@@ -54,3 +54,42 @@ def test_platelets_backed_and_in_memory_agree(platelets_path, tmp_path):
         assert torch.equal(first.size_factor, second.size_factor)
         assert torch.equal(first.study, second.study)
     stored.file.close()
+
+
+def test_loader_keeps_the_working_subset(platelets_path):
+    adata = datasets.platelets(platelets_path)
+    by_hand = working_subset(ad.read_h5ad(platelets_path))
+    assert adata.shape == (184, 2741)
+    assert adata.obs_names.equals(by_hand.obs_names)
+    assert adata.var_names.equals(by_hand.var_names)
+    assert np.array_equal(adata.X.toarray(), by_hand.X.toarray())
+    assert adata.obs["disease"].value_counts().to_dict() == PLATELET_STUDIES
+    record = adata.uns["platelets"]
+    assert (record["n_samples_read"], record["n_genes_read"]) == (229, 57736)
+    assert adata.obs["total_counts"].median() == pytest.approx(1.98e6, rel=2e-3)
+    factor = from_anndata(adata, study_key="disease", batch_key="batch").batch().size_factor
+    assert factor.numpy() == pytest.approx(adata.obs["size_factor"].to_numpy(), rel=1e-6)
+
+
+def test_library_size_and_batch_explain_principal_components(platelets_path):
+    adata = datasets.platelets(platelets_path)
+    logs = np.log1p(adata.X.toarray() / adata.obs["size_factor"].to_numpy()[:, None])
+    left, size, _ = np.linalg.svd(logs - logs.mean(axis=0), full_matrices=False)
+    obs = adata.obs
+    scores = left[:, :5] * size[:5]
+    table = variance_shares(scores, obs["disease"], obs["batch"], obs["library_size"])
+    assert (table["batch_alone"] > 0.1).any()
+    assert (table["group_after_p"] <= 0.05).any()
+
+
+def test_hallmark_sets_meet_platelet_genes(platelets_path, data_dir):
+    adata = datasets.platelets(platelets_path)
+    sets = read_gmt(data_dir / "genesets" / "h.all.v7.0.symbols.gmt")
+    top = pd.DataFrame({"factor": "f", "gene": adata.var_names[:100]})
+    symbols = adata.var["symbol"]
+    table = enrich_factors(top, sets, list(adata.var_names), min_size=10, symbols=symbols)
+    assert len(table) == 41
+    dropped = table.attrs["dropped"]
+    assert len(dropped["without_symbol"]) == (symbols == "").sum()
+    again = symbols[symbols != ""]
+    assert len(dropped["ambiguous"]) == again.duplicated(keep=False).sum()

@@ -198,7 +198,9 @@ def test_negative_binomial_recovery():
     inside, dispersion = 0, []
     for seed in range(3):
         truth = simulate.multistudy(likelihood="negative_binomial", seed=seed)
-        model, codes = fitted(truth, seed, likelihood=NegativeBinomialLikelihood(54))
+        model, codes = fitted(
+            truth, seed, likelihood=NegativeBinomialLikelihood(54, standardize=True)
+        )
         dispersion.append(model.likelihood.base.inverse_dispersion.median().item())
         shared, specific = codes
         assert min(shared) >= 0.75, (seed, shared)

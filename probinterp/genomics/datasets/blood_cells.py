@@ -1,4 +1,4 @@
-"""Real data that need no download."""
+"""Blood cells that scanpy ships, as counts."""
 
 from __future__ import annotations
 
