@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +56,13 @@ Cap = Annotated[
 Draws = Annotated[int, typer.Option(help="Replicated data sets a check.", min=2)]
 
 
+class DemoData(StrEnum):
+    """What `probinterp demo` can analyse."""
+
+    CELLS = "cells"
+    PLATELETS = "platelets"
+
+
 @app.callback()
 def start(context: typer.Context) -> None:
     """Sparse latent-variable models, what they found, and whether to believe it."""
@@ -64,20 +72,46 @@ def start(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    out: Out = Path("demo"),
+    data: Annotated[DemoData, typer.Argument(help="What to analyse.")] = DemoData.CELLS,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write to; default demo or platelets.")
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option(help="Platelets: the series GSE68086; default PROBINTERP_DATA, or synthetic."),
+    ] = None,
+    gene_sets: Annotated[
+        Path | None, typer.Option(help="Platelets: folder of GMT files; default PROBINTERP_DATA.")
+    ] = None,
+    refits: Annotated[int, typer.Option(help="Platelets: refits for stability.", min=1)] = 3,
+    max_epochs: Annotated[int | None, typer.Option(help="Longest training.", min=1)] = None,
     seed: Seed = 0,
     device: Device = "auto",
     draws: Draws = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the sparse VAE and factor analysis to real blood cells, check both, write a report."""
+    """Fit sparse VAEs to real data, compare and check them, write a report.
+
+    `probinterp demo` takes blood cells of one study, which come with scanpy; `probinterp demo
+    platelets` takes platelet RNA of several diseases.
+    """
+    options: dict[str, Any] = {"seed": seed, "device": device, "progress": not as_json}
+    options |= {} if max_epochs is None else {"max_epochs": max_epochs}
+    if data is DemoData.PLATELETS:
+        options |= {"path": path, "gene_sets": gene_sets, "n_seeds": refits}
+        _demo_of_platelets(out or Path("platelets"), as_json, options)
+    else:
+        if path is not None or gene_sets is not None:
+            raise ValueError("--path and --gene-sets are for `probinterp demo platelets`.")
+        _demo_of_cells(out or Path("demo"), as_json, options | {"n_draws": draws})
+
+
+def _demo_of_cells(out: Path, as_json: bool, options: dict[str, Any]) -> None:
     from probinterp.jobs import run_demo
 
     say = _speaker(as_json)
     say("Fitting 560 of 700 blood cells (10x PBMC 68k, 765 genes); 140 cells are held out.")
-    summary, table, comparison = run_demo(
-        out, seed=seed, device=device, n_draws=draws, progress=not as_json
-    )
+    summary, table, comparison = run_demo(out, **options)
     say(_factors_text(table))
     say("Held-out log predictive density, nats per cell: larger is better.")
     say("Difference: sparse VAE minus the model of the row, paired over cells.")
@@ -88,6 +122,21 @@ def demo(
     _finish(
         as_json, summary, [out / n for n in ("report.html", "adata.h5ad", "model", "summary.json")]
     )
+
+
+def _demo_of_platelets(out: Path, as_json: bool, options: dict[str, Any]) -> None:
+    from probinterp.jobs import run_platelets
+
+    say = _speaker(as_json)
+    summary, tables = run_platelets(out, **options)
+    say(f"{summary['data']}\n{summary['note']}\n{summary['confounding']}\n")
+    say(f"Factors that come back in refits: {', '.join(summary['findings']) or 'none'}")
+    say(f"Explained by batch: {', '.join(summary['explained_by_batch']) or 'none'}")
+    say(f"Not stable: {', '.join(summary['not_stable']) or 'none'}\n")
+    say("Held-out log predictive density, nats per sample: larger is better.")
+    say("Difference: the multi-study model minus the model of the row, paired over samples.")
+    say(tables.heldout.to_string(index=False, float_format="{:.1f}".format))
+    _finish(as_json, summary, [out / name for name in summary["files"]])
 
 
 @app.command()

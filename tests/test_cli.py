@@ -123,6 +123,11 @@ BAD_INPUTS = [
     ("info nowhere", "nowhere/config.json not found: nowhere is not a saved model."),
     ("info damaged_config/model", "config.json is damaged"),
     ("demo --draws 0", "Invalid value for '--draws'"),
+    ("demo --max-epochs 0", "Invalid value for '--max-epochs'"),
+    ("demo --path good.h5ad", "--path and --gene-sets are for `probinterp demo platelets`."),
+    ("demo kidneys", "'kidneys' is not one of"),
+    ("demo platelets --path missing.h5ad", "missing.h5ad not found. Get GSE68086"),
+    ("demo platelets --out text.h5ad", "cannot write to text.h5ad: a file is in the way."),
     ("demo --out text.h5ad --json", "cannot write to text.h5ad: a file is in the way."),
 ]
 
@@ -300,3 +305,21 @@ def test_no_arguments_is_help(folder, capsys):
     capsys.readouterr()
     assert run_in(folder) == 0
     assert "demo" in capsys.readouterr().out
+
+
+@pytest.mark.engine
+def test_demo_of_platelets_without_the_series_says_that_it_is_synthetic(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setenv("PROBINTERP_DATA", str(folder / "nowhere"))
+    truth = simulate.platelet_like(12, 110, 1, 1, n_studies=2, n_batches=2, seed=0)
+    monkeypatch.setattr(simulate, "platelet_like", lambda **_: truth)
+    short = ["--max-epochs", "2", "--refits", "1", "--device", "cpu", "--seed", "1"]
+    capsys.readouterr()
+    assert run_in(folder, "demo", "platelets", *short, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["synthetic"]
+    assert found["data"] == "Platelet RNA, SYNTHETIC DATA"
+    assert "Get GSE68086" in found["note"]
+    assert (folder / "platelets" / "report.html").is_file()
+    assert {"platelets/report.html", "platelets/contrasts.csv"} <= set(found["written"])

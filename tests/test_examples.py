@@ -24,7 +24,13 @@ def run(name, folder, *arguments):
 
 def test_every_example_is_short_and_run_here():
     sizes = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert set(sizes) == {"check_any_model.py", "check_nuts.py", "pbmc_sparse_vae.py", "topics.py"}
+    assert set(sizes) == {
+        "check_any_model.py",
+        "check_nuts.py",
+        "pbmc_sparse_vae.py",
+        "platelets.py",
+        "topics.py",
+    }
     assert max(sizes.values()) <= 100
 
 
@@ -55,3 +61,14 @@ def test_pbmc_sparse_vae(tmp_path):
     assert "library_size shows" in done.stdout
     pictures = {path.name for path in (tmp_path / "pbmc").glob("*.png")}
     assert pictures == {"training.png", "effects.png", "activity.png", "library_size.png"}
+
+
+@pytest.mark.engine
+def test_platelets(tmp_path):
+    done = run("platelets.py", tmp_path, "--epochs", "5", "--shared", "3", "--refits", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("SYNTHETIC DATA")
+    assert "nats per sample" in done.stdout
+    assert done.stdout.count("stable: gene") == 6
+    pictures = {path.name for path in (tmp_path / "platelets").glob("*.png")}
+    assert pictures == {"activity.png", "stability.png"}

@@ -77,7 +77,7 @@ class Mending(NamedTuple):
     moves
         Changes that were kept, in order.
     rejected
-        Changes after which the refitted model had a smaller objective.
+        Changes after which the refitted model had a smaller objective than without them.
     checks
         Check before every round and after the last.
     objectives
@@ -144,7 +144,8 @@ def mend_blocks(
     A shared column that is active in one study goes to a column of that study's block; one that is
     active in some studies but not all is copied into each of their blocks; a specific column that
     repeats a truly shared one is cleared. Every round is followed by a refit of 20 % of the
-    epochs and kept if the ELBO, global terms included, has not become smaller.
+    epochs and kept if the ELBO, global terms included, is at least that of the unchanged model
+    after the same refit.
 
     Parameters
     ----------
@@ -174,10 +175,12 @@ def mend_blocks(
         made = _move(candidate, check, seed + round_)
         if not made:
             break
+        control = deepcopy(model)  # longer training alone improves the objective too
         epochs = max(1, round(refit_share * max_epochs))
-        _refit(candidate, data, epochs, seed + round_, fit_options)
+        for trained in (candidate, control):
+            _refit(trained, data, epochs, seed + round_, fit_options)
         found = full_objective(candidate, data, seed=seed)
-        if found < objective:
+        if found < full_objective(control, data, seed=seed):
             rejected = made
             break
         model, objective = candidate, found
@@ -203,6 +206,8 @@ def _double_coded(
     pairs = []
     for m, chosen in enumerate(rows):
         own = (used & (block == m)).nonzero().flatten()
+        if not len(own) or not len(columns):
+            continue
         a, b = (_standardised(z[chosen][:, which]) for which in (columns, own))
         close = ((a.mT @ b).abs() / len(a) >= DOUBLE_CODED).nonzero().tolist()
         pairs += [(int(columns[i]), int(own[j])) for i, j in close]

@@ -5,6 +5,7 @@ from probinterp.jobs.comparing import Comparison, compare_files
 from probinterp.jobs.demo import run_demo
 from probinterp.jobs.fitting import Fitted, fit_cells, fit_file
 from probinterp.jobs.pages import report_directory, write_page
+from probinterp.jobs.platelets import run_platelets
 
 __all__ = [
     "Checked",
@@ -17,5 +18,6 @@ __all__ = [
     "fit_file",
     "report_directory",
     "run_demo",
+    "run_platelets",
     "write_page",
 ]
