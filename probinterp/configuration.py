@@ -38,6 +38,8 @@ class Configured:
 
 
 def _describe(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)  # as JSON gives it back
     return value.configuration if isinstance(value, Configured) else value
 
 

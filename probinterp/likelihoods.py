@@ -211,9 +211,7 @@ class NegativeBinomialLikelihood(Likelihood):
     separable = True
     support = NegativeBinomial.support
 
-    def __init__(
-        self, n_features: int, *, n_studies: int = 1, standardize: bool = False
-    ) -> None:
+    def __init__(self, n_features: int, *, n_studies: int = 1, standardize: bool = False) -> None:
         super().__init__()
         self.standardize = standardize
         self.center: Tensor

@@ -174,5 +174,6 @@ def test_what_the_encoder_sees():
 
 
 def test_likelihoods_remember_their_arguments():
-    expected = {"class": "NegativeBinomialLikelihood", "arguments": {"n_features": G}}
+    arguments = {"n_features": G, "n_studies": 1, "standardize": False}
+    expected = {"class": "NegativeBinomialLikelihood", "arguments": arguments}
     assert NegativeBinomialLikelihood(G).configuration == expected

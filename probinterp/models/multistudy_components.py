@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from probinterp.likelihoods import ObservedBatch
+from probinterp.masks import std_mean
+from probinterp.models.base import Batch
 from probinterp.models.blocks import SHARED, gates
 
 SMALLEST_SHARE = 0.005  # of a feature's variance that is noise; below, the likelihood may diverge
@@ -59,6 +61,14 @@ class MultiStudyScatter(NamedTuple):
         usual = torch.where(pooled > 0, pooled, 1.0)  # a feature that is constant everywhere
         floor = SMALLEST_SHARE * torch.maximum(variance, SMALLEST_SHARE * usual)
         return cls(size, torch.stack(means), root, variance, floor)
+
+
+def completed(batch: Batch) -> Batch:
+    """Batch with the mean of its feature where an entry is not observed: for starting values."""
+    if batch.mask is None:
+        return batch
+    _, center = std_mean(batch.x, batch.mask)
+    return batch._replace(x=torch.where(batch.mask, batch.x, center), mask=None)
 
 
 def joint_components(scatter: MultiStudyScatter, block: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,11 @@ from probinterp.models.base import (
 )
 from probinterp.models.blocks import blocks_of_columns, gates
 from probinterp.models.gated_multivariate_normal import GatedMultivariateNormal
-from probinterp.models.multistudy_components import MultiStudyScatter, joint_components
+from probinterp.models.multistudy_components import (
+    MultiStudyScatter,
+    completed,
+    joint_components,
+)
 from probinterp.study_effects import rows_by_study
 
 
@@ -110,7 +114,7 @@ class MultiStudyFactorAnalysis(ProbabilisticModel):
         """Start from principal components that the studies have in common, then their own."""
         batch = self.labelled(batch)
         self.likelihood.initialize(batch)
-        scatter = MultiStudyScatter.of(rows_by_study(batch, self.n_studies))
+        scatter = MultiStudyScatter.of(rows_by_study(completed(batch), self.n_studies))
         loadings, noise = joint_components(scatter, self.block)
         self.set_parameters(scatter.mean, loadings, noise)
 

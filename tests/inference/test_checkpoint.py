@@ -23,7 +23,7 @@ from cases import MODELS, batch_for  # noqa: E402
 def test_every_model_survives_a_round_trip(name, tmp_path):
     torch.manual_seed(0)
     model, batch = MODELS[name](), batch_for(name)
-    history = fit(model, ArrayData(batch.x, batch.size_factor), max_epochs=4, progress=False)
+    history = fit(model, ArrayData.of(batch), max_epochs=4, progress=False)
     save(model, tmp_path / "model", history)
     again = load(tmp_path / "model")
     assert again.configuration == model.configuration

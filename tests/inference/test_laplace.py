@@ -113,7 +113,7 @@ def test_networks_are_approximated_without_their_encoder(name):
     found = laplace(model, data, n_samples=4)
     assert not any("encoder" in one for one in found.names)
     assert any("decoder" in one for one in found.names)
-    assert ("loadings" in found.names) == (name == "SparseVAE")
+    assert ("sparse.weight" in found.names) == (name == "SparseVAE")
     assert 0 < found.n_parameters <= len(found.root)
     draws = laplace_draws(model, data, data.batch(torch.arange(7)), 2, n_samples=4)
     for draw in draws:
