@@ -146,7 +146,7 @@ def runs(data: ArrayData, seed: int, screen: bool) -> Iterator[tuple[str, Run]]:
 def count_runs(data: ArrayData, seed: int) -> Iterator[tuple[str, Run]]:
     """The default on counts, at several sizes of the penalty."""
     for scale in SCALES:
-        likelihood = NegativeBinomialLikelihood(data.x.shape[1])
+        likelihood = NegativeBinomialLikelihood(data.x.shape[1], standardize=True)
         make = partial(gated, spike=scale * SPIKE, slab=scale * SLAB, likelihood=likelihood)
         started = time.perf_counter()
         model = fitted(make, data, seed)
