@@ -204,7 +204,8 @@ def _write_page(path: Path, found: Comparison, settings: Mapping[str, Any]) -> N
         "checks": Table(
             found.check_table(),
             "Effect sizes z; * misfit at a level of .05, ? no verdict. For checks with several "
-            "values: the median |z|, and misfit of any value at a false discovery rate of .05.",
+            "values: the median |z|, and misfit of any value at a false discovery rate of .05, "
+            "or of all together where the draws are too few to judge each.",
         ),
     }
     write_comparison_page(path, found.scores, tables, found.checked, settings)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anndata
 import numpy as np
 import pandas as pd
 import torch
@@ -17,6 +15,7 @@ from anndata import AnnData
 from torch import Tensor
 
 from probinterp.genomics import ExpressionData, from_anndata, split, top_genes, write_factors
+from probinterp.genomics.files import read_h5ad
 from probinterp.genomics.reference import load_reference, save_reference
 from probinterp.inference import (
     EarlyStopping,
@@ -228,31 +227,6 @@ def read_like(adata: AnnData, reference: ExpressionData) -> ExpressionData:
         like=reference,
         drop_empty=True,
     )
-
-
-def read_h5ad(path: str | Path) -> AnnData:
-    """Read a whole h5ad file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no file of that name.
-    ValueError
-        If it is not an h5ad file, or a damaged one.
-    """
-    if Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is a directory; expected an .h5ad file.")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} not found.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with the data is checked when read
-            return anndata.read_h5ad(path)
-    except PermissionError:
-        raise
-    except Exception as error:  # h5py and anndata raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a readable .h5ad file: {reason}") from error
 
 
 def output_folder(path: str | Path) -> Path:

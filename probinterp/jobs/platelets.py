@@ -79,8 +79,8 @@ def run_platelets(
         raise ValueError(f"n_seeds must be at least 1, got {n_seeds}.")
     if cohort is not None and path is not None:
         raise ValueError("give path or cohort, not both.")
-    folder = output_folder(out)
     cohort = read_cohort(path, seed=seed) if cohort is None else cohort
+    folder = output_folder(out)
     synthetic = cohort.synthetic and gene_sets is None
     sets = {} if synthetic else gene_sets_in(gene_sets)
     training = Training(max_epochs, seed, device, progress, n_shared)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from probinterp.criticism import PredictiveDraw, cap_rows
 from probinterp.genomics import ExpressionData
+from probinterp.genomics.files import read_h5ad
 from probinterp.genomics.fitted_units import refuse_fitted_units
 from probinterp.genomics.reference import load_reference
 from probinterp.inference import load, predictive_draws, read_config
 from probinterp.inference.data import as_batch
-from probinterp.jobs.fitting import read_h5ad, read_like, split_column
+from probinterp.jobs.fitting import read_like, split_column
 from probinterp.models import Batch, ProbabilisticModel
 
 TREES = (".nc", ".zarr")

@@ -58,7 +58,8 @@ class MultiStudySparseVAE(SparseFactorModel):
         Counts need larger ones.
     likelihood
         Distribution of the features; default Gaussian with an inverse gamma prior. Give it
-        ``n_studies`` for noise that differs between studies.
+        ``n_studies`` for noise that differs between studies, and for counts ``standardize=True``:
+        without it the encoder loses factors.
     study_intercepts
         Whether every study has levels of its own, :math:`\ell_{mj}`, shrunk towards a common one;
         without, differences of means must be explained by factors.

@@ -93,3 +93,10 @@ def test_hallmark_sets_meet_platelet_genes(platelets_path, data_dir):
     assert len(dropped["without_symbol"]) == (symbols == "").sum()
     again = symbols[symbols != ""]
     assert len(dropped["ambiguous"]) == again.duplicated(keep=False).sum()
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "damaged.h5ad"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
+    with pytest.raises(ValueError, match=r"damaged\.h5ad is not a readable \.h5ad file"):
+        datasets.platelets(path)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from pyro import poutine
 
+from probinterp.genomics.files import read_h5ad
 from probinterp.inference import load, log_predictive_density, read_history
 from probinterp.inference.svi import _Loop
 from probinterp.jobs import fit_cells, fit_file
-from probinterp.jobs.fitting import SPLIT_COLUMN, output_folder, read_fit, read_h5ad
+from probinterp.jobs.fitting import SPLIT_COLUMN, output_folder, read_fit
 from probinterp.models import MultiStudySparseVAE
 
 

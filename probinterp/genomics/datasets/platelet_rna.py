@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -15,6 +14,7 @@ from anndata import AnnData
 
 from probinterp.genomics.annotation import check_anndata, obs_column
 from probinterp.genomics.datasets.deposited_series import read_annotation, read_counts
+from probinterp.genomics.files import read_h5ad
 from probinterp.genomics.validation import Origin, checked_matrix, listing, row_blocks, summarise
 
 FOLDER = "tep_gse68086"
@@ -171,7 +171,7 @@ def _matching(folder: Path, *patterns: str) -> Path | None:
 
 
 def _from_h5ad(path: Path) -> tuple[AnnData, dict[str, str | int | float]]:
-    adata = ad.read_h5ad(path)
+    adata = read_h5ad(path)
     check_anndata(adata)
     for key in ("cancer_type", "batch"):
         obs_column(adata, key)
