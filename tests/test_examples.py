@@ -29,6 +29,7 @@ def test_every_example_is_short_and_run_here():
         "check_nuts.py",
         "pbmc_sparse_vae.py",
         "platelets.py",
+        "train_tiny_clip.py",
         "topics.py",
     }
     assert max(sizes.values()) <= 100
@@ -65,7 +66,8 @@ def test_pbmc_sparse_vae(tmp_path):
 
 @pytest.mark.engine
 def test_platelets(tmp_path):
-    done = run("platelets.py", tmp_path, "--epochs", "5", "--shared", "3", "--refits", "1")
+    done = run("platelets.py",
+        "train_tiny_clip.py", tmp_path, "--epochs", "5", "--shared", "3", "--refits", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("SYNTHETIC DATA")
     assert "nats per sample" in done.stdout

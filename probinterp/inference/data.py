@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from probinterp.models.base import Batch
+from probinterp.models.base import AnyBatch, Batch
+
+SomeBatch = TypeVar("SomeBatch", bound=AnyBatch)
 
 
 @runtime_checkable
@@ -21,8 +23,8 @@ class Data(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: Tensor | None = None) -> Batch:
-        """Observations ``index`` (int64, on the CPU), or all of them."""
+    def batch(self, index: Tensor | None = None) -> Any:
+        """Observations ``index`` (int64, on the CPU), or all of them, as the model's batch."""
 
 
 class ArrayData:
@@ -105,6 +107,31 @@ class ArrayData:
         return ArrayData.of(self.batch(index))
 
 
+class BatchData:
+    """Observations of a dense batch in memory, whatever its fields.
+
+    Parameters
+    ----------
+    whole
+        All observations; fields other than ``x`` may be None.
+    """
+
+    def __init__(self, whole: AnyBatch) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return len(self.whole.x)
+
+    def batch(self, index: Tensor | None = None) -> AnyBatch:
+        """Observations ``index`` (B,), or all of them."""
+        return self.whole if index is None else self.whole.rows(index)
+
+
+def data_of(batch: AnyBatch) -> Data:
+    """The observations of a batch as data."""
+    return ArrayData.of(batch) if isinstance(batch, Batch) else BatchData(batch)
+
+
 def _require_index(**indices: tuple[Tensor | None, int]) -> None:
     for name, (index, least) in indices.items():
         if index is None:
@@ -135,7 +162,7 @@ def csr_tensor(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, 
         return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=False)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: SomeBatch, device: torch.device) -> SomeBatch:
     """Move a batch to ``device``; a sparse ``x`` becomes dense there."""
     pinned = device.type == "cuda"
 
@@ -145,16 +172,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         value = value.pin_memory() if pinned and value.layout == torch.strided else value
         return value.to(device, non_blocking=pinned)
 
-    x = move(batch.x)
+    x, *others = (move(value) for value in batch)
     assert x is not None
     dense = x if x.layout == torch.strided else x.to_dense()
-    others = (batch.study, batch.size_factor, batch.mask, batch.nuisance)
-    return Batch(dense, *(move(value) for value in others))
+    return type(batch)(dense, *others)  # type: ignore[arg-type]
 
 
-def as_batch(data: Data | Batch, device: torch.device | None = None) -> Batch:
+def as_batch(data: Data | AnyBatch, device: torch.device | None = None) -> Any:
     """Whole of ``data`` as one dense batch on ``device`` (default: the CPU)."""
-    batch = data if isinstance(data, Batch) else data.batch()
+    batch = data if isinstance(data, AnyBatch) else data.batch()
     return to_device(batch, torch.device("cpu") if device is None else device)
 
 

@@ -1,7 +1,7 @@
 """Models: one paper section per file."""
 
 from probinterp.models import exact
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import ActivationBatch, Batch, ProbabilisticModel
 from probinterp.models.factor_analysis import FactorAnalysis
 from probinterp.models.factor_priors import (
     CorrelatedNormalPrior,
@@ -15,12 +15,15 @@ from probinterp.models.multistudy_ecm import fit_ecm
 from probinterp.models.multistudy_factor_analysis import MultiStudyFactorAnalysis
 from probinterp.models.multistudy_sparse_vae import MultiStudySparseVAE
 from probinterp.models.sparse_vae import SparseVAE
+from probinterp.models.transcoder import CrossLayerTranscoder
 from probinterp.models.vae import VAE
 
 __all__ = [
     "VAE",
+    "ActivationBatch",
     "Batch",
     "CorrelatedNormalPrior",
+    "CrossLayerTranscoder",
     "FactorAnalysis",
     "FactorPrior",
     "GaussianMixture",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import torch
@@ -47,16 +47,53 @@ class Batch(NamedTuple):
         return Batch(*(None if value is None else value[index] for value in self))  # type: ignore[arg-type]
 
 
+class ActivationBatch(NamedTuple):
+    """What a transcoder sees of a network: what goes in at every layer and what comes out.
+
+    Parameters
+    ----------
+    x
+        Outputs of the layers, the observed target, shape (B, L, D): B tokens, L layers, width D.
+    inputs
+        Inputs of the layers, shape (B, L, D).
+    image
+        Index of the image of each token, shape (B,), int64, or None; tokens of one image are
+        dependent.
+    token_type
+        0 for a class token, 1 for a patch, 2 for a register, shape (B,), int64, or None.
+    """
+
+    x: Tensor
+    inputs: Tensor
+    image: Tensor | None = None
+    token_type: Tensor | None = None
+
+    def rows(self, index: slice | Tensor) -> ActivationBatch:
+        """Tokens ``index`` only."""
+        return ActivationBatch(*(None if v is None else v[index] for v in self))  # type: ignore[arg-type]
+
+
+AnyBatch = Batch | ActivationBatch
+
+
 class ProbabilisticModel(Configured, nn.Module, ABC):
-    """A generative program and its guide on one plain ``nn.Module``.
+    r"""A generative program and its guide on one plain ``nn.Module``.
 
     Local latent sites stand inside ``pyro.plate("obs")``, global ones outside, and the observed
     site is called ``"x"``; the guide has exactly the latent sites of the model. Every parameter,
     variational ones too, is an ``nn.Parameter``; constants are buffers. Nothing else is needed
     for :func:`probinterp.fit`, :func:`probinterp.posterior` and
     :func:`probinterp.predictive_draws`.
+
+    Attributes
+    ----------
+    conditional
+        Whether the guide infers the local latents from covariates alone and never sees
+        ``batch.x``, so that :math:`\int p(x \mid z)\, q(z \mid \text{covariates})\, dz` is a
+        conditional predictive distribution.
     """
 
+    conditional: ClassVar[bool] = False
     initialized: Tensor
 
     def __init__(self) -> None:
@@ -64,14 +101,29 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
         self.register_buffer("initialized", torch.tensor(False))
 
     @abstractmethod
-    def model(self, batch: Batch, n_total: int | None = None) -> None:
+    def model(self, batch: Any, n_total: int | None = None) -> None:
         """Generative program p(x, z, W); ``n_total`` is the size of the whole data set."""
 
     @abstractmethod
-    def guide(self, batch: Batch, n_total: int | None = None) -> None:
+    def guide(self, batch: Any, n_total: int | None = None) -> None:
         """Variational program q(z, W | x) with the latent sites of :meth:`model`."""
 
-    def exact_locals(self, batch: Batch) -> dict[str, TorchDistribution] | None:
+    def exact_elbo(
+        self, batch: Any, n_total: int | None = None
+    ) -> dict[str, tuple[Tensor, bool]] | None:
+        """Evidence lower bound in closed form, by term; None where it has to be sampled.
+
+        The terms are scaled to ``n_total`` observations as those of :meth:`model` and
+        :meth:`guide` are, and add up to what these give on average.
+
+        Returns
+        -------
+        dict or None
+            By name a scalar and whether it belongs to the observations (True) or to the globals.
+        """
+        return None
+
+    def exact_locals(self, batch: Any) -> dict[str, TorchDistribution] | None:
         """Exact posterior of the local latents by site, in closed form; None where unknown.
 
         Only for models whose globals are all parameters: there is no draw of them to condition on.
@@ -79,7 +131,7 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
         return None
 
     def exact_marginal(
-        self, batch: Batch, over: dict[str, TorchDistribution] | None = None
+        self, batch: Any, over: dict[str, TorchDistribution] | None = None
     ) -> TorchDistribution | None:
         """Distribution of ``batch.x`` with the local latents integrated out; None where unknown.
 
@@ -97,7 +149,7 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
         """
         return None
 
-    def initialize(self, batch: Batch, n_total: int) -> None:  # noqa: B027
+    def initialize(self, batch: Any, n_total: int) -> None:  # noqa: B027
         """Set data-driven starting values in place; called once, before the very first step.
 
         A model that was fitted before, or loaded, goes on from where it is.
@@ -113,7 +165,7 @@ class ProbabilisticModel(Configured, nn.Module, ABC):
         """Closed-form, proximal or other irreversible updates that follow a gradient step."""
 
 
-def observations(batch: Batch, n_total: int | None) -> pyro.plate:
+def observations(batch: AnyBatch, n_total: int | None) -> pyro.plate:
     """Plate ``"obs"`` over a batch that stands for ``n_total`` observations.
 
     The minibatch is given, so Pyro draws no index of its own.
