@@ -2,7 +2,9 @@
 
 from probinterp.inference.block_check import BlockCheck, Mending, block_check, mend_blocks
 from probinterp.inference.checkpoint import load, read_config, read_history, save
-from probinterp.inference.data import ArrayData, Data
+from probinterp.inference.code_check import CodeCheck, code_check
+from probinterp.inference.code_mending import CodeMending, mend_codes
+from probinterp.inference.data import ArrayData, BatchData, Data
 from probinterp.inference.early_stopping import EarlyStopping
 from probinterp.inference.elbo import MeanFieldELBO, full_objective
 from probinterp.inference.ensembles import EnsembleDraws, bootstrap_draws
@@ -14,6 +16,11 @@ from probinterp.inference.marginal import log_predictive_density
 from probinterp.inference.posterior import Factors, factors, posterior
 from probinterp.inference.predictive import PredictiveDraws, predictive_draws
 from probinterp.inference.pyro_draws import PyroDraw, PyroDraws, pyro_draws
+from probinterp.inference.reconstruction import (
+    ReconstructionStatistics,
+    calibrate_noise,
+    reconstruction_statistics,
+)
 from probinterp.inference.refinement import refined_locals
 from probinterp.inference.refits import ModelRefits, model_refits
 from probinterp.inference.restarts import Restarts, fit_restarts
@@ -25,13 +32,18 @@ from probinterp.inference.variance_explained import VarianceExplained, variance_
 __all__ = [
     "refined_locals",
     "BlockCheck",
+    "CodeCheck",
+    "CodeMending",
     "Mending",
     "Stability",
     "block_check",
+    "code_check",
     "mend_blocks",
+    "mend_codes",
     "refitting",
     "stability",
     "ArrayData",
+    "BatchData",
     "Checkpoint",
     "Data",
     "EarlyStopping",
@@ -47,10 +59,12 @@ __all__ = [
     "PredictiveDraws",
     "PyroDraw",
     "PyroDraws",
+    "ReconstructionStatistics",
     "Restarts",
     "VarianceExplained",
     "anchor_report",
     "bootstrap_draws",
+    "calibrate_noise",
     "cosine",
     "covariance_condition",
     "factors",
@@ -68,6 +82,7 @@ __all__ = [
     "pyro_draws",
     "read_config",
     "read_history",
+    "reconstruction_statistics",
     "save",
     "variance_explained",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from probinterp.inference.data import Data, as_batch
 from probinterp.inference.elbo import full_objective
 from probinterp.inference.posterior import posterior
-from probinterp.inference.svi import fit
+from probinterp.inference.proposals import refitted_if_better
 from probinterp.models.base import Batch, ProbabilisticModel
 from probinterp.models.blocks import SHARED
 from probinterp.models.spike_slab_loadings import active_loadings
@@ -175,15 +175,14 @@ def mend_blocks(
         made = _move(candidate, check, seed + round_)
         if not made:
             break
-        control = deepcopy(model)  # longer training alone improves the objective too
         epochs = max(1, round(refit_share * max_epochs))
-        for trained in (candidate, control):
-            _refit(trained, data, epochs, seed + round_, fit_options)
-        found = full_objective(candidate, data, seed=seed)
-        if found < full_objective(control, data, seed=seed):
+        found = refitted_if_better(
+            model, candidate, data, epochs=epochs, seed=seed + round_, options=fit_options
+        )
+        if found is None:
             rejected = made
             break
-        model, objective = candidate, found
+        model, objective = found
         check = block_check(model, data)
         moves += made
         checks.append(check)
@@ -216,14 +215,6 @@ def _double_coded(
 
 def _standardised(z: Tensor) -> Tensor:
     return (z - z.mean(0)) / z.std(0, correction=0).clamp_min(torch.finfo(z.dtype).eps)
-
-
-def _refit(model: Any, data: Data, epochs: int, seed: int, options: dict[str, Any]) -> None:
-    warmup, model.kl_warmup = model.kl_warmup, 0.0  # annealed before
-    try:
-        fit(model, data, max_epochs=epochs, seed=seed, **({"progress": False} | options))
-    finally:
-        model.kl_warmup = warmup
 
 
 @torch.no_grad()

@@ -77,6 +77,10 @@ class SparseFactorModel(ProbabilisticModel):
         """Amortised posterior of z given the batch, batch shape (B,), event shape (K,)."""
 
     @abstractmethod
+    def gate_of(self, batch: Batch) -> Tensor:
+        """Which columns each observation has, (B, K) boolean."""
+
+    @abstractmethod
     def components(self, batch: Batch) -> Tensor:
         """Starting loadings from principal components of the batch, (G, K)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pyro import distributions as dist
 from torch import Tensor
 
@@ -129,6 +130,11 @@ class SparseVAE(SparseFactorModel):
     def factor_posterior(self, batch: Batch) -> dist.TorchDistribution:
         """Posterior of z from what the likelihood lets the encoder see."""
         return self.encoder(self.likelihood.encoder_input(batch))
+
+    def gate_of(self, batch: Batch) -> Tensor:
+        """All columns."""
+        shape = (len(batch.x), self.loadings.shape[1])
+        return torch.ones(shape, dtype=torch.bool, device=batch.x.device)
 
     def components(self, batch: Batch) -> Tensor:
         """Principal components of what the encoder sees, rotated towards sparsity."""

@@ -78,10 +78,11 @@ class SpikeSlabLoadings(nn.Module):
         ones = torch.ones_like(self.inclusion_rate)
         beta = dist.Beta(ones, ones * len(self.weight)).to_event(1)
         rate = pyro.sample("inclusion_rate", beta)
-        prior: dist.TorchDistribution = dist.Laplace(0.0, 1 / self.penalty)
-        if self.mixture:
-            prior = SpikeSlabLasso(self.spike, self.slab, rate.expand(self.weight.shape))
-        return pyro.sample("W", prior.to_event(2))
+        return pyro.sample("W", self._law(rate).to_event(2))
+
+    def log_prior(self) -> Tensor:
+        """Log density of W at the current inclusion rates, a scalar."""
+        return self._law(self.inclusion_rate).log_prob(self.masked).sum()
 
     def guide(self) -> None:
         """Point masses at the sites of :meth:`sample`."""
@@ -122,6 +123,11 @@ class SpikeSlabLoadings(nn.Module):
         rate = inclusion.sum(0) / (2 * len(inclusion) - 1)  # mode of Beta(1, G) with soft counts
         self.inclusion_rate.copy_(rate.clamp(MIN_RATE, MAX_RATE))
         self.penalty.copy_(self.slab * inclusion + self.spike * (1 - inclusion))
+
+    def _law(self, rate: Tensor) -> dist.TorchDistribution:
+        if not self.mixture:
+            return dist.Laplace(0.0, 1 / self.penalty)
+        return SpikeSlabLasso(self.spike, self.slab, rate.expand(self.weight.shape))
 
     @torch.no_grad()
     def prune(self, threshold: float = ACTIVE_LOADING) -> None:

@@ -47,7 +47,7 @@ def components_by_block(x: Tensor, study: Tensor, block: Tensor) -> Tensor:
     Components are those of ``x`` centred within studies whose variance exceeds what pure noise
     would have, :math:`(1 + \sqrt{G / N})^2` for standardised features. One whose scores vary in
     all studies goes to a shared column; one that varies in some goes to their blocks. A block takes
-    those that explain most; what finds no room in its own block goes to a shared column.
+    those that explain most; what finds no room in all of its blocks goes to a shared column.
 
     Parameters
     ----------
@@ -81,10 +81,10 @@ def components_by_block(x: Tensor, study: Tensor, block: Tensor) -> Tensor:
     for k in explained.argsort(descending=True).tolist():
         studies = active[:, k].nonzero().flatten().tolist()
         wanted = [SHARED] if len(studies) == n_studies else studies
+        if not all(free.get(b) for b in wanted):
+            wanted = [SHARED] if free.get(SHARED) else []
         for b in wanted:
-            room = free.get(b) or free.get(SHARED)
-            if room:
-                loadings[:, room.pop(0)] = found[:, k]
+            loadings[:, free[b].pop(0)] = found[:, k]
     return loadings
 
 

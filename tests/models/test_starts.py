@@ -2,7 +2,7 @@
 
 import torch
 
-from probinterp.models.starts import rotated_components, varimax
+from probinterp.models.starts import components_by_block, rotated_components, varimax
 
 
 def test_components_find_a_planted_block_structure():
@@ -40,3 +40,15 @@ def test_columns_beyond_the_rank_are_zero():
     assert (loadings[:, 3:] == 0).all()
     assert torch.isfinite(loadings).all()
     assert torch.isfinite(rotated_components(torch.zeros(4, 3), 2)).all()
+
+
+def test_a_component_without_room_in_its_blocks_takes_one_shared_column():
+    torch.manual_seed(0)
+    study = torch.arange(3).repeat_interleave(200)
+    z = torch.randn(600, 2)
+    z[study == 2, 1] = 0  # the second factor is of two studies, which have no columns
+    support = torch.block_diag(torch.ones(15, 1), torch.ones(15, 1))
+    x = z @ support.mT + 0.3 * torch.randn(600, 30)
+    loadings = components_by_block(x, study, torch.full((4,), -1))
+    large = (loadings.abs() > 0.6).float()  # small random numbers elsewhere
+    assert sorted((large.mT @ support).amax(1).tolist()) == [0, 0, 15, 15]
