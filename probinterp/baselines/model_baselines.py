@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from probinterp.baselines.fitted_model import FittedModel, studies_of
-from probinterp.inference import ArrayData, fit_restarts
+from probinterp.inference import ArrayData, fit_restarts, mend_blocks, mend_codes
 from probinterp.likelihoods import GaussianLikelihood, Likelihood
 from probinterp.models import (
     VAE,
@@ -103,6 +103,7 @@ def multistudy_sparse_vae(
     likelihood: LikelihoodOf | None = None,
     name: str = "multi-study sparse VAE",
     n_restarts: int = 1,
+    mended: bool = True,
     fitting: dict[str, Any] | None = None,
     **options: Any,
 ) -> ModelBaseline:
@@ -114,11 +115,15 @@ def multistudy_sparse_vae(
         Numbers of columns of the shared block and of the blocks of the studies.
     likelihood, name, n_restarts, fitting
         As for :func:`sparse_vae`.
+    mended
+        Whether blocks and codes are mended after the fit, see
+        :func:`~probinterp.inference.mend_blocks` and :func:`~probinterp.inference.mend_codes`.
     **options
         Further arguments of :class:`~probinterp.models.MultiStudySparseVAE`.
     """
     make = partial(_multistudy, n_shared, n_specific, likelihood, options)
-    return ModelBaseline(name, partial(_fit_best, make, n_restarts, fitting or {}))
+    fit_model = partial(_fit_best, make, n_restarts, fitting or {})
+    return ModelBaseline(name, partial(_mended, fit_model, fitting or {}) if mended else fit_model)
 
 
 def multistudy_factor_analysis(
@@ -160,6 +165,14 @@ def _fit_best(
     return fit_restarts(
         partial(make, train), train, seeds=seeds, **{"progress": False} | fitting
     ).best
+
+
+def _mended(
+    fit_model: FitModel, fitting: dict[str, Any], train: ArrayData, seed: int
+) -> ProbabilisticModel:
+    options = {"max_epochs": 200, "progress": False, "seed": seed} | fitting
+    model = mend_blocks(fit_model(train, seed), train, **options).model
+    return mend_codes(model, train, **options).model
 
 
 def _pooled(

@@ -24,6 +24,7 @@ from probinterp.inference.reconstruction import (
 from probinterp.inference.refinement import refined_locals
 from probinterp.inference.refits import ModelRefits, model_refits
 from probinterp.inference.restarts import Restarts, fit_restarts
+from probinterp.inference.screening import Screening, screen_specific
 from probinterp.inference.stability import Stability, refitting, stability
 from probinterp.inference.svi import cosine, fit, late_cosine
 from probinterp.inference.training_state import Checkpoint
@@ -35,12 +36,14 @@ __all__ = [
     "CodeCheck",
     "CodeMending",
     "Mending",
+    "Screening",
     "Stability",
     "block_check",
     "code_check",
     "mend_blocks",
     "mend_codes",
     "refitting",
+    "screen_specific",
     "stability",
     "ArrayData",
     "BatchData",

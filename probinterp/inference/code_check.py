@@ -11,6 +11,7 @@ from probinterp.inference.data import Data, as_batch, minibatch_order, to_device
 from probinterp.inference.posterior import posterior
 from probinterp.inference.principal_curves import (
     N_COEFFICIENTS,
+    PrincipalCurve,
     normal_scores,
     principal_curve,
     smooth,
@@ -20,6 +21,7 @@ from probinterp.models.base import Batch
 from probinterp.models.spike_slab_loadings import active_loadings
 
 MOST_OBSERVATIONS = 4096  # that codes are checked on
+FEWEST_OBSERVATIONS = 4 * N_COEFFICIENTS  # through which a curve is laid
 FOLDED = 0.95  # residual of the curve over that of the code, below which the code is folded
 DEPENDENT = 0.2  # adjusted R^2 of one code given another
 ONE_CURVE = 1.25  # residual of one curve over that of two codes, below which one will do
@@ -112,6 +114,7 @@ def code_check(model: Any, data: Data | Batch, *, seed: int = 0) -> CodeCheck:
     :math:`\sin 1.5 z`, is easily coded by those features themselves: then two values of the factor
     share one code, and the features that could tell them apart stay unexplained. The
     principal curve of all features of the column, what the other columns explain taken out, tells.
+    Columns of fewer than 56 observations are left alone: a curve would follow their noise.
 
     Parameters
     ----------
@@ -133,8 +136,10 @@ def code_check(model: Any, data: Data | Batch, *, seed: int = 0) -> CodeCheck:
     for k in columns:
         y, _, inside = explained.features_of([k])
         code = explained.z[inside, k]
-        curve = principal_curve(y, code.unsqueeze(1))
         residual.append(smooth_residual(y, normal_scores(code)))
+        curve = PrincipalCurve(code, residual[-1])
+        if len(code) >= FEWEST_OBSERVATIONS:
+            curve = principal_curve(y, code.unsqueeze(1))
         curve_residual.append(curve.residual)
         scores.append(_spread(curve.score, inside))
     before, after = torch.tensor(residual), torch.tensor(curve_residual)
@@ -173,9 +178,9 @@ def _repeats(explained: _Explained, columns: list[int]) -> list[Repeat]:
 
 
 def _dependence(given: Tensor, code: Tensor) -> float:
-    """Adjusted R-squared of ``code`` (n,) given a smooth function of the other; 0 if n is small."""
+    """Adjusted R-squared of ``code`` (n,) given a smooth function of the other; 0 for few."""
     n = len(code)
-    if n < 4 * N_COEFFICIENTS:
+    if n < FEWEST_OBSERVATIONS:
         return 0.0
     y = (code - code.mean()).unsqueeze(1)
     left = (y - smooth(y, normal_scores(given))).square().sum() / (n - N_COEFFICIENTS)

@@ -17,7 +17,7 @@ from probinterp.inference.seeding import seeded
 
 REFIT_SHARE = 0.5  # of the epochs of a fit
 KNOWN_UP_TO = 0.1  # standard deviation with which codes count as known
-N_STEPS, LEARNING_RATE = 300, 1e-2
+N_STEPS, LEARNING_RATE = 150, 1e-2
 
 
 class CodeChange(NamedTuple):
@@ -128,7 +128,7 @@ def _recode(model: Any, data: Data, check: CodeCheck, seed: int) -> list[CodeCha
     for repeat in check.repeats:
         codes[:, repeat.kept] = repeat.score
         codes[:, repeat.dropped] = 0
-        _empty(model, repeat.dropped)
+    model.empty([repeat.dropped for repeat in check.repeats])
     taken = {column for change in made for column in (change.column, change.dropped)}
     for i in check.folded.nonzero().flatten().tolist():
         column = int(check.columns[i])
@@ -159,12 +159,3 @@ def _train_to_codes(model: Any, batch: Any, codes: Tensor, fresh: list[int]) -> 
         (error / (2 * KNOWN_UP_TO**2) - fit - prior).backward()
         optimizer.step()
         model.sparse.update()
-
-
-@torch.no_grad()
-def _empty(model: Any, column: int) -> None:
-    """No loadings, and a posterior at the prior."""
-    model.sparse.weight[:, column] = 0
-    for head in (model.encoder.loc, model.encoder.log_variance):
-        head.weight[column] = 0
-        head.bias[column] = 0

@@ -15,16 +15,25 @@ from probinterp.baselines import StudyMeans
 from probinterp.genomics import ExpressionData, from_anndata, split, write_factors
 from probinterp.inference import (
     ArrayData,
+    BlockCheck,
+    CodeMending,
     Data,
+    Mending,
     Restarts,
+    block_check,
     factors,
     fit,
     full_objective,
     late_cosine,
     log_predictive_density,
+    mend_blocks,
+    mend_codes,
+    screen_specific,
 )
-from probinterp.inference.block_check import REFIT_SHARE, Mending, mend_blocks
+from probinterp.inference.block_check import REFIT_SHARE as BLOCK_SHARE
+from probinterp.inference.code_mending import REFIT_SHARE as CODE_SHARE
 from probinterp.inference.data import as_batch
+from probinterp.inference.screening import REFIT_SHARE as SCREEN_SHARE
 from probinterp.inference.stability import Stability, refitting, stability
 from probinterp.jobs.fitting import KEY_OF_STUDIES, SPLIT_COLUMN, Fitted
 from probinterp.jobs.platelet_cohort import BATCH, DISEASE, Cohort
@@ -37,7 +46,35 @@ N_SHARED, N_SPECIFIC, N_LINEAR, N_HIDDEN = 12, 1, 10, 32
 SPIKE, SLAB = 2.0, 0.1  # rates per sample
 KL_WARMUP = 0.2
 SUBSAMPLE = 0.8
-N_SAMPLES = 200  # importance samples of a held-out density
+STABLE = 0.8  # share of refits in which a factor must come back
+CODE_ROUNDS = 2
+N_SAMPLES, REFINE_STEPS = 200, 150  # importance samples of a held-out density, and their proposal
+
+
+class PlateletMending(NamedTuple):
+    """What happened to a model after its fit.
+
+    Attributes
+    ----------
+    blocks, codes
+        Columns moved between blocks, then codes unfolded or gathered.
+    removed
+        Names of the specific factors that did not come back in refits and were taken out.
+    check
+        Check of the blocks of the final model.
+    """
+
+    blocks: Mending
+    codes: CodeMending
+    removed: tuple[str, ...]
+    check: BlockCheck
+
+    @property
+    def epochs(self) -> float:
+        """Training of the kept changes, in units of the epochs of a fit."""
+        rounds = (len(self.blocks.objectives) - 1, len(self.codes.objectives) - 1)
+        mended = rounds[0] * BLOCK_SHARE + rounds[1] * CODE_SHARE
+        return mended + (SCREEN_SHARE if self.removed else 0)
 
 
 class PlateletFit(NamedTuple):
@@ -50,23 +87,24 @@ class PlateletFit(NamedTuple):
     everyone
         All samples, in the order of ``fitted.factors``.
     mending
-        What was done to the blocks of the model.
+        What was done to blocks and codes of the model, and which specific factors were taken out.
     stability
-        How its factors come back in refits to parts of the training samples.
+        How its factors, before any were taken out, come back in refits to parts of the training
+        samples.
     densities
         Log predictive density of every held-out sample by model, this one first.
     """
 
     fitted: Fitted
     everyone: ExpressionData
-    mending: Mending
+    mending: PlateletMending
     stability: Stability
     densities: dict[str, Tensor]
 
     @property
     def uneven(self) -> list[str]:
         """Shared factors whose variances differ threefold between diseases, after the mending."""
-        check, columns = self.mending.checks[-1], self.fitted.factors.columns.tolist()
+        check, columns = self.mending.check, self.fitted.factors.columns.tolist()
         names = dict(zip(columns, self.fitted.factor_names, strict=True))
         return [names[k] for k in check.columns[check.misplaced].tolist() if k in names]
 
@@ -129,8 +167,18 @@ def fit_cohort(cohort: Cohort, training: Training, n_seeds: int) -> PlateletFit:
     )
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
-    mending = mend_blocks(model, train, seed=seed, **training.options())
-    model = mending.model
+    assert isinstance(train.data, ArrayData)  # nothing is backed by a file
+    options = training.options() | {"seed": seed}
+    blocks = mend_blocks(model, train, **options)
+    codes = mend_codes(blocks.model, train, rounds=CODE_ROUNDS, **options)
+    refit = refitting(make_model, partial(_mended, training=training), **training.options())
+    seeds = range(seed + 1, seed + 1 + n_seeds)
+    stable = stability(refit, train.data, codes.model, seeds=seeds, subsample=SUBSAMPLE)
+    model, gone = screen_specific(codes.model, stable, train, threshold=STABLE, **options)
+    names = stable.reference.named(train.study_names)
+    by_column = dict(zip(stable.reference.columns.tolist(), names, strict=True))
+    removed = tuple(by_column[column] for column in gone)
+    mending = PlateletMending(blocks, codes, removed, block_check(model, train))
     restarts = Restarts(model, (full_objective(model, train),), (history,), (model,), (seed,))
     everyone = read(adata, like=train)
     found = factors(model, everyone)
@@ -138,11 +186,7 @@ def fit_cohort(cohort: Cohort, training: Training, n_seeds: int) -> PlateletFit:
         ["heldout" if name in set(held.obs_names) else "train" for name in adata.obs_names]
     )
     write_factors(adata, found, key=KEY_OF_STUDIES, data=everyone, overwrite=True)
-    refit = refitting(make_model, partial(_mended, training=training), **training.options())
-    seeds = range(seed + 1, seed + 1 + n_seeds)
-    assert isinstance(train.data, ArrayData)  # nothing is backed by a file
-    stable = stability(refit, train.data, model, seeds=seeds, subsample=SUBSAMPLE)
-    longer = replace(training, max_epochs=_epochs_with(mending, training.max_epochs))
+    longer = replace(training, max_epochs=round(training.max_epochs * (1 + mending.epochs)))
     densities = {OURS: _density(model, held, seed)} | _baselines(train, held, longer)
     return PlateletFit(
         Fitted(model, restarts, train, held, found, adata), everyone, mending, stable, densities
@@ -199,17 +243,15 @@ def _baselines(
     return densities | {MEANS: means.log_density(as_batch(held.data)).float()}
 
 
-def _epochs_with(mending: Mending, max_epochs: int) -> int:
-    """Epochs of a fit and the rounds of mending that were kept: what its rivals get too."""
-    return max_epochs + (len(mending.checks) - 1) * max(1, round(REFIT_SHARE * max_epochs))
-
-
 def _density(model: ProbabilisticModel, held: ExpressionData, seed: int) -> Tensor:
-    return log_predictive_density(model, held.batch(), n_samples=N_SAMPLES, seed=seed)
+    return log_predictive_density(
+        model, held.batch(), n_samples=N_SAMPLES, refine_steps=REFINE_STEPS, seed=seed
+    )
 
 
 def _mended(model: ProbabilisticModel, data: Data, *, training: Training) -> ProbabilisticModel:
-    return mend_blocks(model, data, seed=training.seed, **training.options()).model
+    options = training.options() | {"seed": training.seed}
+    return mend_codes(mend_blocks(model, data, **options).model, data, rounds=1, **options).model
 
 
 def _new(make: Callable[[], ProbabilisticModel], seed: int) -> ProbabilisticModel:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from probinterp.genomics.contrasts import DIFFERENCE
-from probinterp.inference.block_check import Mending
+from probinterp.inference.code_mending import CodeChange
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.platelet_cohort import SYNTHETIC, Cohort
-from probinterp.jobs.platelet_models import OURS, PlateletFit
+from probinterp.jobs.platelet_models import OURS, STABLE, PlateletFit, PlateletMending
 from probinterp.jobs.platelet_tables import (
     BATCH_ONLY,
     EVERYONE,
     FINDING,
-    STABLE,
     UNSTABLE,
     PlateletTables,
 )
@@ -66,10 +65,19 @@ def write_platelet_page(
     return [path, *files]
 
 
-def moves_in_words(mending: Mending) -> list[str]:
-    """Changes of the mending, one sentence each."""
-    kept = [f"column {m.column} to {list(m.targets)}: {m.reason}" for m in mending.moves]
-    return kept + [f"rejected, column {m.column}: {m.reason}" for m in mending.rejected]
+def moves_in_words(mending: PlateletMending) -> list[str]:
+    """Changes of the mending, one phrase each."""
+    moved = [f"column {m.column} to {list(m.targets)}: {m.reason}" for m in mending.blocks.moves]
+    coded = [_code_change(change) for change in mending.codes.changes]
+    undone = [f"rejected, column {m.column}: {m.reason}" for m in mending.blocks.rejected]
+    undone += [f"rejected, {_code_change(change)}" for change in mending.codes.rejected]
+    taken = [f"{name} taken out: it does not come back in refits" for name in mending.removed]
+    return moved + coded + undone + taken
+
+
+def _code_change(change: CodeChange) -> str:
+    with_ = "" if change.dropped is None else f" with {change.dropped}"
+    return f"column {change.column}{with_}: {change.reason}"
 
 
 def _findings(cohort: Cohort, tables: PlateletTables) -> list[Finding]:
@@ -166,11 +174,13 @@ def _heldout(tables: PlateletTables, figures: Mapping[str, Figure]) -> Section:
 
 def _training(result: PlateletFit, figures: Mapping[str, Figure]) -> Section:
     mending, moves = result.mending, moves_in_words(result.mending)
-    objectives = ", ".join(f"{value:.1f}" for value in mending.objectives)
+    values = (*mending.blocks.objectives, *mending.codes.objectives[1:])
+    objectives = ", ".join(f"{value:.1f}" for value in values)
     text = (
-        f"Changes of blocks after the fit: {'; '.join(moves) or 'none'}. Objective per sample "
-        f"before and after: {objectives}; a part of the gain is longer training, which the models "
-        "compared above had too. Shared factors that still vary threefold between diseases: "
+        f"Changes of the model after its fit: {'; '.join(moves) or 'none'}. Objective per sample "
+        f"before and after the kept changes of blocks and codes: {objectives}; each beat an "
+        "unchanged model that was trained as much longer, and so were the models compared above. "
+        f"Shared factors that still vary threefold between diseases: "
         f"{', '.join(result.uneven) or 'none'}."
     )
     return Section("Training", text, [figures["training"]])

@@ -13,9 +13,8 @@ from probinterp.inference import VarianceExplained, variance_explained
 from probinterp.inference.posterior import SHARED_NAME
 from probinterp.jobs.pages import compare_densities, factor_table
 from probinterp.jobs.platelet_cohort import BATCH, DISEASE, Cohort
-from probinterp.jobs.platelet_models import PlateletFit
+from probinterp.jobs.platelet_models import STABLE, PlateletFit
 
-STABLE = 0.8
 LEVEL = 0.05
 FINDING, BATCH_ONLY, UNSTABLE = "stable", "explained by batch", "not stable"
 TOP_GENES = 50  # of a factor that gene sets are tested in
@@ -103,7 +102,7 @@ def _judged(result: PlateletFit, scores: pd.DataFrame) -> pd.DataFrame:
     columns = result.fitted.factors.columns.tolist()
     judged = _shares(result, scores)
     judged["uneven"] = judged["factor"].isin(result.uneven)
-    judged["stability"] = [round(came_back[column], 3) for column in columns]
+    judged["stability"] = [round(came_back.get(column, 0.0), 3) for column in columns]
     stable = judged["stability"] >= STABLE
     judged["status"] = np.where(stable, FINDING, UNSTABLE)
     judged.loc[judged["batch_alone"].notna() & judged.pop("by_batch"), "status"] = BATCH_ONLY

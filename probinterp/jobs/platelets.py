@@ -110,7 +110,11 @@ def _summary(cohort: Cohort, result: PlateletFit, tables: PlateletTables) -> dic
         "not_stable": tables.with_status(UNSTABLE),
         "uneven": result.uneven,
         "moves": moves_in_words(result.mending),
-        "objectives_of_mending": list(result.mending.objectives),
+        "objectives_of_mending": [
+            *result.mending.blocks.objectives,
+            *result.mending.codes.objectives[1:],
+        ],
+        "removed": list(result.mending.removed),
         "heldout": tables.heldout.to_dict("records"),
         "variance_shares": {
             name: dict(zip(("shared", "specific", "noise"), row, strict=True))

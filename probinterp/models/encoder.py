@@ -58,6 +58,19 @@ class GaussianEncoder(nn.Module):
         return dist.MultivariateNormal(loc, scale_tril=lower)
 
 
+    @torch.no_grad()
+    def forget(self, factors: list[int]) -> None:
+        """Give these factors a standard normal posterior whatever is seen."""
+        for head in (self.loc, self.log_variance):
+            head.weight[factors] = 0
+            head.bias[factors] = 0
+        if self.below is not None:
+            pairs = torch.tril_indices(self.n_factors, self.n_factors, -1)
+            involved = torch.isin(pairs, torch.tensor(factors)).any(0)
+            self.below.weight[involved] = 0
+            self.below.bias[involved] = 0
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Undo the bfloat16 of an autocast region; densities are computed in full precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

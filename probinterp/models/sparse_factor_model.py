@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import pyro
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from probinterp.likelihoods import INITIAL_SCALE, GaussianLikelihood, Likelihood
 from probinterp.models.annealing import require_share, warmup
 from probinterp.models.base import OBS_SITE, Batch, ProbabilisticModel, observations
+from probinterp.models.encoder import GaussianEncoder
 from probinterp.models.spike_slab_loadings import ACTIVE_LOADING, SpikeSlabLoadings
 from probinterp.nn import SparseDecoder
 
@@ -45,6 +47,7 @@ class SparseFactorModel(ProbabilisticModel):
     """
 
     kl_weight: Tensor
+    encoder: GaussianEncoder
 
     def __init__(
         self,
@@ -164,6 +167,23 @@ class SparseFactorModel(ProbabilisticModel):
         decoder uses its short cut for features with a single active factor.
         """
         self.sparse.prune(threshold)
+
+    @torch.no_grad()
+    def empty(self, columns: Sequence[int], *, for_good: bool = False) -> None:
+        """Take columns out: no loadings, and a posterior at the prior.
+
+        Parameters
+        ----------
+        columns
+            Positions of the columns.
+        for_good
+            Whether they stay empty whatever is fitted later, or may be used again.
+        """
+        chosen = list(columns)
+        self.sparse.weight[:, chosen] = 0
+        if for_good:
+            self.sparse.support[:, chosen] = False
+        self.encoder.forget(chosen)
 
     def _global_scale(self, batch: Batch, n_total: int | None) -> float:
         return (n_total or len(batch.x)) / len(batch.x) if self.released else 1.0

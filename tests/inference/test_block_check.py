@@ -4,7 +4,8 @@ import torch
 from probinterp import factors, fit, posterior, simulate
 from probinterp.inference import ArrayData
 from probinterp.inference.block_check import _clear, _copy, block_check, mend_blocks
-from probinterp.inference.stability import match_factors, refitting, stability
+from probinterp.inference.screening import screen_specific
+from probinterp.inference.stability import Stability, match_factors, refitting, stability
 from probinterp.inference.svi import late_cosine
 from probinterp.models import MultiStudySparseVAE
 
@@ -115,3 +116,22 @@ def test_stability_of_refits(fitted):
     with pytest.raises(ValueError, match="at least one seed"):
         stability(again, data, model, seeds=())
     assert truth.x.shape == (600, 54)
+
+
+def test_an_unstable_specific_factor_is_taken_out_and_shared_ones_stay(fitted):
+    truth, data, model = fitted
+    found = factors(model, data)
+    recovered = torch.zeros(len(found.columns))  # nothing came back
+    empty = torch.zeros(1, len(found.columns))
+    unstable = Stability(found, empty, empty, empty.bool(), recovered, torch.zeros(54, 1))
+    screening = screen_specific(model, unstable, data, max_epochs=10, **OPTIONS)
+    specific = [k for k in found.columns.tolist() if model.block[k] >= 0]
+    assert list(screening.removed) == specific
+    left = factors(screening.model, data)
+    assert set(left.columns.tolist()) <= {k for k in range(6)}
+    law = posterior(screening.model, data.batch())["z"]
+    assert (screening.model.sparse.masked[:, specific] == 0).all()
+    assert law.mean[:, specific].abs().max() < 0.3
+    assert (model.loadings[:, specific].abs() > 0.1).any()  # the given model is as it was
+    stable = unstable._replace(recovered=recovered + 1)
+    assert screen_specific(model, stable, data, max_epochs=10).model is model

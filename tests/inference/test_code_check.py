@@ -5,7 +5,6 @@ import torch
 
 from probinterp import fit, posterior, simulate
 from probinterp.inference import ArrayData, code_check, full_objective, mend_codes
-from probinterp.inference.code_mending import _empty
 from probinterp.inference.svi import late_cosine
 from probinterp.likelihoods import NegativeBinomialLikelihood
 from probinterp.models import MultiStudySparseVAE, SparseVAE
@@ -92,17 +91,6 @@ def test_a_factor_in_two_columns_is_found(fitted):
     assert best_correlation(repeat.score, truth) > 0.98
 
 
-def test_an_emptied_column_has_no_effect_and_a_prior_for_a_posterior(fitted):
-    _, data, model = fitted
-    emptied = deepcopy(model)
-    column = int(code_check(model, data).columns[0])
-    _empty(emptied, column)
-    law = posterior(emptied, data.batch())["z"]
-    assert (emptied.loadings[:, column] == 0).all()
-    assert (law.mean[:, column] == 0).all()
-    torch.testing.assert_close(law.variance[:, column], torch.ones(600), atol=1e-3, rtol=0)
-
-
 def test_models_of_one_study_and_of_counts_are_checked_too():
     truth = simulate.multistudy(likelihood="negative_binomial", seed=0)
     data = ArrayData(truth.x, size_factor=truth.size_factor)
@@ -114,3 +102,11 @@ def test_models_of_one_study_and_of_counts_are_checked_too():
     assert len(check.columns) == len(check.residual) == check.score.shape[1]
     assert (check.residual > 0).all()
     assert (check.curve_residual <= check.residual * (1 + 1e-6)).all()
+
+
+def test_a_few_observations_get_no_curve(fitted):
+    _, data, model = fitted
+    some = data.subset(torch.arange(0, 600, 12))  # 50 in all, 16 or 17 of each study
+    check = code_check(model, some)
+    torch.testing.assert_close(check.curve_residual, check.residual)
+    assert check.passed
