@@ -33,6 +33,7 @@ from probinterp.baselines import (
     vae,
 )
 from probinterp.inference import ArrayData, late_cosine
+from probinterp.likelihoods import GaussianLikelihood
 
 OURS = "multi-study sparse VAE"
 FITTING: dict[str, Any] = {
@@ -56,12 +57,12 @@ def nonlinear() -> list[Baseline]:
         multistudy_sparse_vae(6, 2, name=OURS, **SPARSE),
         multistudy_sparse_vae(6, 2, name=f"{OURS}, not mended", mended=False, **SPARSE),
         sparse_vae(12, **SPARSE),
-        PerStudy(sparse_vae(8, name="per-study sparse VAE", **SPARSE)),
+        PerStudy(sparse_vae(8, **SPARSE), "per-study sparse VAE"),
         vae(6, n_hidden=50, fitting=FITTING),
         multistudy_factor_analysis(3, 1),
         StackedFactorAnalysis(6),
-        PerStudy(StackedFactorAnalysis(4, name="per-study FA")),
-        StudyMeans(),
+        PerStudy(StackedFactorAnalysis(4), "per-study FA"),
+        StudyMeans(GaussianLikelihood),
     ]
 
 

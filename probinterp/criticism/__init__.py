@@ -1,6 +1,6 @@
 """Predictive checks of any model that can replicate and score data."""
 
-from probinterp.criticism import discrepancies
+from probinterp.criticism import comparison, discrepancies
 from probinterp.criticism.adapters import ReplicatedDraws, from_arrays, from_callable
 from probinterp.criticism.calibrated_ppc import CalibratedPPCResult, calibrated_ppc
 from probinterp.criticism.cross import CrossResult, cross_pop_pc
@@ -86,6 +86,7 @@ __all__ = [
     "calibrated_ppc",
     "cap_rows",
     "compare_scores",
+    "comparison",
     "coverage",
     "cross_pop_pc",
     "crps",

@@ -149,7 +149,7 @@ def from_arrays(
     local
         How the local latents of the replicates were drawn: ``"prior"`` given the parameters,
         ``"posterior"`` given the held-out units themselves, ``"observed"`` given a part of those
-        units that is not compared. None where there are none.
+        units that is not compared, ``"covariates"`` given these alone. None where there are none.
     n_obs
         Number of units of the fit.
     n_effective

@@ -46,7 +46,7 @@ class StackedReplicates(Protocol):
 
 
 Discrepancy = Callable[[Tensor, PredictiveDraw], Tensor]
-Local = Literal["prior", "posterior", "observed"]
+Local = Literal["prior", "posterior", "observed", "covariates"]
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def masked_draws(draws: Iterable[PredictiveDraw], heldout: Tensor) -> MaskedDraw
         )
     draws = self_describing(draws)
     local = getattr(draws, "local", None)
-    if local not in (None, "observed"):
+    if local not in (None, "observed", "covariates"):
         raise ValueError(
             f"masked_draws needs draws whose local latents come from the observed entries, "
             f"local='observed'; got local={local!r}."

@@ -48,10 +48,10 @@ def pop_pc(
         ``reference`` (draw at the posterior mean), ``reference_draws`` (draws kept apart from
         those that replicate), ``local`` (``"prior"`` or ``"posterior"``), ``point_estimate``
         (True if global parameters were point-estimated), ``n_obs``, and ``n_effective`` (effective
-        number of autocorrelated draws). ``local`` may be ``"observed"`` as well. Where the draws
-        are a list or a generator, the first of them is asked for ``local`` and
-        ``point_estimate``. Draws with a method ``replicate_chunk(start, stop)`` hand over several
-        replicates at a time.
+        number of autocorrelated draws). ``local`` may be ``"observed"`` or ``"covariates"`` as
+        well. Where the draws are a list or a generator, the first of them is asked for ``local``
+        and ``point_estimate``. Draws with a method ``replicate_chunk(start, stop)`` hand over
+        several replicates at a time.
     x_new
         Held-out data, shape (N, G), floating point; nothing of it may have entered the fit.
     discrepancy

@@ -56,7 +56,8 @@ class PopPCResult:
     local
         How the replicate's local latents were drawn: from their ``"prior"``, from their
         ``"posterior"`` given the compared data themselves, given an ``"observed"`` part of the
-        same units that is not compared, or None where the draws do not say.
+        same units that is not compared, given ``"covariates"`` alone, or None where the draws do
+        not say.
     regime
         Regime number of a realised held-out check, else None.
     calibrated

@@ -110,7 +110,8 @@ def log_score(draws: Iterable[PredictiveDraw], x: Tensor, *, seed: int = 0) -> S
     ----------
     draws
         Posterior draws whose likelihood integrates local latents out, or has them inferred from
-        an observed part of the units (``local="observed"``).
+        an observed part of the units or from covariates (``local="observed"``,
+        ``"covariates"``).
     x
         Held-out data, shape (N, G).
     seed
@@ -321,10 +322,11 @@ def _relative_error(total: Tensor, squares: Tensor, n_draws: int) -> Tensor:
 
 def _require_density(draws: object) -> None:
     local, scoring = getattr(draws, "local", None), getattr(draws, "scoring", None)
-    if scoring == "inferred" and local != "observed":
+    if scoring == "inferred" and local not in ("observed", "covariates"):
         raise ValueError(
             "the likelihood of these draws has local latents inferred from the data it scores, "
-            "which is no predictive density; use scoring='marginal', or local='observed'."
+            "which is no predictive density; use scoring='marginal', or local='observed' or "
+            "'covariates'."
         )
 
 
@@ -332,7 +334,8 @@ def _require_predictive(draws: object) -> None:
     if getattr(draws, "local", None) == "posterior":
         raise ValueError(
             "these draws replicate with local latents inferred from the held-out data themselves "
-            "(local='posterior'), which is no prediction; use local='prior' or 'observed'."
+            "(local='posterior'), which is no prediction; use local='prior', 'observed' or "
+            "'covariates'."
         )
 
 

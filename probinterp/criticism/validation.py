@@ -86,7 +86,9 @@ def local_mode(draws: object) -> Local | None:
     """How the draws say that they make local latents."""
     local = getattr(draws, "local", None)
     if local not in (None, *get_args(Local)):
-        raise ValueError(f"draws.local must be 'prior', 'posterior' or 'observed', got {local!r}.")
+        raise ValueError(
+            f"draws.local must be 'prior', 'posterior', 'observed' or 'covariates', got {local!r}."
+        )
     return local
 
 

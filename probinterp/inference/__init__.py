@@ -6,6 +6,7 @@ from probinterp.inference.code_check import CodeCheck, code_check
 from probinterp.inference.code_mending import CodeMending, mend_codes
 from probinterp.inference.data import ArrayData, BatchData, Data
 from probinterp.inference.early_stopping import EarlyStopping
+from probinterp.inference.effective_factors import EffectiveFactors, effective_factors
 from probinterp.inference.elbo import MeanFieldELBO, full_objective
 from probinterp.inference.ensembles import EnsembleDraws, bootstrap_draws
 from probinterp.inference.finite import NonFiniteError
@@ -26,7 +27,7 @@ from probinterp.inference.refits import ModelRefits, model_refits
 from probinterp.inference.restarts import Restarts, fit_restarts
 from probinterp.inference.screening import Screening, screen_specific
 from probinterp.inference.stability import Stability, refitting, stability
-from probinterp.inference.svi import cosine, fit, late_cosine
+from probinterp.inference.svi import cosine, fit, late_cosine, late_linear
 from probinterp.inference.training_state import Checkpoint
 from probinterp.inference.variance_explained import VarianceExplained, variance_explained
 
@@ -50,6 +51,7 @@ __all__ = [
     "Checkpoint",
     "Data",
     "EarlyStopping",
+    "EffectiveFactors",
     "EnsembleDraws",
     "EpochRecord",
     "Factors",
@@ -70,6 +72,7 @@ __all__ = [
     "calibrate_noise",
     "cosine",
     "covariance_condition",
+    "effective_factors",
     "factors",
     "fit",
     "fit_restarts",
@@ -77,6 +80,7 @@ __all__ = [
     "laplace",
     "laplace_draws",
     "late_cosine",
+    "late_linear",
     "load",
     "log_predictive_density",
     "model_refits",

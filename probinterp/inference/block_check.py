@@ -115,7 +115,7 @@ def block_check(model: Any, data: Data | Batch) -> BlockCheck:
     if study is None:
         raise ValueError("a block check compares studies and needs batch.study, got None.")
     rows = [study.eq(m) for m in range(model.n_studies)]
-    spread = torch.stack([z[r][:, columns].var(0) for r in rows])
+    spread = torch.stack([_variance(z[r][:, columns]) for r in rows])
     effect = torch.stack([_effects(model, z[r], columns) for r in rows])
     ratio = spread.amax(0) / spread.amin(0).clamp_min(torch.finfo(z.dtype).tiny)
     return BlockCheck(
@@ -190,12 +190,12 @@ def mend_blocks(
     return Mending(model, tuple(moves), tuple(rejected), tuple(checks), tuple(objectives))
 
 
+def _variance(z: Tensor) -> Tensor:
+    return z.var(0) if z.numel() else z.sum(0)  # torch warns of the variance of nothing
+
+
 def _effects(model: Any, z: Tensor, columns: Tensor) -> Tensor:
-    whole, found = model.decode(z), []
-    for k in columns.tolist():
-        without = z.clone()
-        without[:, k] = 0
-        found.append((whole - model.decode(without)).var(0).sum())
+    found = [model.effect(z, [k]).var(0).sum() for k in columns.tolist()]
     return torch.stack(found) if found else z.new_empty(0)
 
 

@@ -1,4 +1,4 @@
-"""Whether each factor is coded once and one-to-one."""
+"""Whether each factor is coded once, one-to-one, and by itself."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from probinterp.inference.principal_curves import (
     smooth,
     smooth_residual,
 )
+from probinterp.inference.rotations import Rotation, find_rotations
 from probinterp.models.base import Batch
 from probinterp.models.spike_slab_loadings import active_loadings
 
@@ -67,6 +68,10 @@ class CodeCheck(NamedTuple):
         at different points of the curve.
     repeats
         Pairs of columns of one block that code the same factor.
+    rotations
+        Pairs of columns of one block whose effects another rotation would make sparser.
+    codes
+        The codes that were looked at, (N, K).
     """
 
     rows: Tensor
@@ -76,11 +81,13 @@ class CodeCheck(NamedTuple):
     score: Tensor
     folded: Tensor
     repeats: tuple[Repeat, ...]
+    rotations: tuple[Rotation, ...]
+    codes: Tensor
 
     @property
     def passed(self) -> bool:
-        """Whether no code is folded and no factor is coded by two columns."""
-        return not bool(self.folded.any()) and not self.repeats
+        """Whether no code is folded, divided between columns or rotated into another."""
+        return not bool(self.folded.any()) and not self.repeats and not self.rotations
 
 
 class _Explained(NamedTuple):
@@ -98,9 +105,7 @@ class _Explained(NamedTuple):
         """What is left for the columns to explain, (n, G'), what they leave, and which rows."""
         rows = self.gate[:, columns].all(1)
         support = self.used[:, columns].any(1)
-        without = self.z.clone()
-        without[:, columns] = 0
-        effect = self.whole - self.model.decode(without)
+        effect = self.model.effect(self.z, columns)
         left = (self.residual / self.unit)[rows][:, support]
         y = left + (effect / self.unit)[rows][:, support]
         return y - y.mean(0), left, rows
@@ -108,7 +113,7 @@ class _Explained(NamedTuple):
 
 @torch.no_grad()
 def code_check(model: Any, data: Data | Batch, *, seed: int = 0) -> CodeCheck:
-    r"""Look for factors whose code folds back on itself, or is divided between two columns.
+    r"""Look for codes that fold back on themselves, are divided between columns, or are rotated.
 
     A factor that shows mostly through features that are not monotone in it, such as
     :math:`\sin 1.5 z`, is easily coded by those features themselves: then two values of the factor
@@ -151,6 +156,8 @@ def code_check(model: Any, data: Data | Batch, *, seed: int = 0) -> CodeCheck:
         torch.stack(scores, 1) if scores else explained.z[:, :0],
         after < FOLDED * before,
         tuple(_repeats(explained, columns)),
+        tuple(find_rotations(explained.z, explained.whole, explained.gate, columns)),
+        explained.z,
     )
 
 

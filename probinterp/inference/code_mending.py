@@ -1,4 +1,4 @@
-"""Codes unfolded, and factors gathered from two columns into one."""
+"""Codes unfolded, gathered from two columns into one, and turned to where they are sparse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from probinterp.inference.code_check import CodeCheck, code_check
 from probinterp.inference.data import Data, to_device
 from probinterp.inference.elbo import full_objective
-from probinterp.inference.posterior import posterior
 from probinterp.inference.proposals import refit
 from probinterp.inference.seeding import seeded
 
@@ -62,7 +61,7 @@ def mend_codes(
     seed: int = 0,
     **fit_options: Any,
 ) -> CodeMending:
-    """Give folded factors the code of their principal curve, gather divided ones, and refit.
+    """Unfold codes by their principal curves, gather divided ones, turn rotated ones, and refit.
 
     In every round the model is trained to the new codes as if they were known, then refitted for
     half of the epochs. An unchanged model is refitted beside it: the round with the largest ELBO,
@@ -122,14 +121,19 @@ class _State(NamedTuple):
 def _recode(model: Any, data: Data, check: CodeCheck, seed: int) -> list[CodeChange]:
     """Train ``model`` in place to the codes that a check proposes."""
     batch = to_device(data.batch(check.rows), model.loadings.device)
-    with torch.no_grad():
-        codes = posterior(model, batch)["z"].mean.clone()
+    codes = check.codes.clone()
     made = [CodeChange(r.kept, r.dropped, "one factor in two columns") for r in check.repeats]
     for repeat in check.repeats:
         codes[:, repeat.kept] = repeat.score
         codes[:, repeat.dropped] = 0
     model.empty([repeat.dropped for repeat in check.repeats])
     taken = {column for change in made for column in (change.column, change.dropped)}
+    for rotation in check.rotations:
+        pair = [rotation.first, rotation.second]
+        if not taken & set(pair):
+            codes[:, pair] = rotation.turned(codes)
+            made += [CodeChange(column, None, "rotated code") for column in pair]
+            taken |= set(pair)
     for i in check.folded.nonzero().flatten().tolist():
         column = int(check.columns[i])
         if column not in taken:

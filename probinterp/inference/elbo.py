@@ -6,13 +6,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from probinterp.inference.data import Data, to_device
 from probinterp.inference.sites import Program, Site, paired_sites
-from probinterp.models.base import ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 
 class MeanFieldELBO(TraceMeanField_ELBO):
@@ -51,6 +51,24 @@ def elbo_terms(
         )
         for name, site in sites.items()
     }
+
+
+def bound_terms(
+    model: ProbabilisticModel, batch: AnyBatch, n_total: int | None = None
+) -> dict[str, tuple[Tensor, bool]]:
+    """The ELBO term by term: the model's closed form where it has one, else :func:`elbo_terms`."""
+    exact = model.exact_elbo(batch, n_total)
+    return elbo_terms(model.model, model.guide, batch, n_total) if exact is None else exact
+
+
+def negative_bound(
+    model: ProbabilisticModel, batch: AnyBatch, n_total: int, elbo: Trace_ELBO | None = None
+) -> Tensor:
+    """Loss of a step, (): by the given Pyro ELBO, else from :func:`bound_terms`."""
+    if elbo is not None:
+        return elbo.differentiable_loss(model.model, model.guide, batch, n_total)
+    terms = bound_terms(model, batch, n_total)
+    return -torch.stack([term for term, _ in terms.values()]).sum()
 
 
 def _divergence(proposed: Site, prior: Site) -> Tensor:
@@ -102,7 +120,7 @@ def _evaluate(
         torch.manual_seed(seed)
         for index in torch.arange(n).split(batch_size):
             batch = to_device(data.batch(index), device)
-            terms = elbo_terms(model.model, model.guide, batch, n)
+            terms = bound_terms(model, batch, n)
             local = torch.stack([term for term, is_local in terms.values() if is_local]).sum()
             local_part -= local * (len(index) / n)  # undo the scale of the plate
             if not global_part:

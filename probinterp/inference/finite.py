@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probinterp.inference.early_stopping import snapshot
 from probinterp.inference.sites import paired_sites
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 
 class NonFiniteError(RuntimeError):
@@ -28,13 +28,13 @@ class FiniteGuard:
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.good = None if self.immediate else snapshot(model)
 
-    def watch(self, loss: Tensor, gradient_norm: Tensor, batch: Batch) -> None:
+    def watch(self, loss: Tensor, gradient_norm: Tensor, batch: AnyBatch) -> None:
         """Note one step; on the CPU raise :class:`NonFiniteError` before it is taken."""
         self.bad |= ~(torch.isfinite(loss) & torch.isfinite(gradient_norm)).detach()
         if self.immediate:
             self.check(batch)
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: AnyBatch) -> None:
         """Raise :class:`NonFiniteError` if any step since the last check was not finite."""
         if bool(self.bad):
             culprit = describe_non_finite(self.model, batch)
@@ -46,7 +46,7 @@ class FiniteGuard:
 
 
 @torch.no_grad()
-def describe_non_finite(model: ProbabilisticModel, batch: Batch) -> str:
+def describe_non_finite(model: ProbabilisticModel, batch: AnyBatch) -> str:
     """Say which parameter or site of the model is not finite on ``batch``."""
     if not torch.isfinite(batch.x).all():
         return "the observations hold NaN or infinite values"

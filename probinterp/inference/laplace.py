@@ -12,7 +12,7 @@ from torch import Tensor
 from probinterp.inference.data import Data, as_batch
 from probinterp.inference.predictive import ModelDraw, Scoring, predictive_draws
 from probinterp.inference.scores import generative_parameters, row_scores
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 MAX_PARAMETERS = 2000
 ROWS_PER_PARAMETER = 10  # an information from fewer rows than this is noise in some direction
@@ -77,7 +77,7 @@ class LaplaceDraws:
     def __init__(
         self,
         approximation: Laplace,
-        batch: Batch,
+        batch: AnyBatch,
         n_draws: int,
         n_obs: int,
         scoring: Scoring,
@@ -109,7 +109,7 @@ class LaplaceDraws:
 def laplace_draws(
     model: ProbabilisticModel,
     data: Data,
-    batch: Batch,
+    batch: AnyBatch,
     n_draws: int,
     *,
     scoring: Scoring = "inferred",
@@ -228,6 +228,6 @@ def laplace(
     return Laplace(model, tuple(chosen), root.to(first))
 
 
-def _simulated(model: ProbabilisticModel, batch: Batch, seed: int) -> Batch:
+def _simulated(model: ProbabilisticModel, batch: AnyBatch, seed: int) -> AnyBatch:
     draw = next(iter(predictive_draws(model, batch, 1, seed=seed)))
     return batch._replace(x=draw.replicate())

@@ -16,7 +16,7 @@ from probinterp.inference.data import to_device
 from probinterp.inference.refinement import refined_locals
 from probinterp.inference.seeding import seeded
 from probinterp.inference.sites import Site, sites_of
-from probinterp.models.base import OBS_SITE, Batch, ProbabilisticModel
+from probinterp.models.base import OBS_SITE, AnyBatch, ProbabilisticModel
 
 Values = Mapping[str, Tensor]
 Locals = Mapping[str, TorchDistribution]
@@ -24,7 +24,7 @@ Locals = Mapping[str, TorchDistribution]
 
 def log_predictive_density(
     model: ProbabilisticModel,
-    batch: Batch,
+    batch: AnyBatch,
     *,
     n_samples: int = 100,
     refine_steps: int = 0,
@@ -103,7 +103,7 @@ class IntegratedLikelihood(TorchDistribution):
     def __init__(
         self,
         model: ProbabilisticModel,
-        batch: Batch,
+        batch: AnyBatch,
         unknowns: Values,
         n_samples: int,
         seed: int,
@@ -153,7 +153,7 @@ class IntegratedLikelihood(TorchDistribution):
                 within = within + given.variance
         return mean, within / self.n_samples + between / max(1, self.n_samples - 1)
 
-    def _given_locals(self, batch: Batch) -> TorchDistribution:
+    def _given_locals(self, batch: AnyBatch) -> TorchDistribution:
         """Likelihood at one draw of the local latents."""
         drawn = {name: law.sample() for name, law in (self.locals_ or {}).items()}
         program = poutine.condition(self.model.model, data={**self.unknowns, **drawn})
@@ -162,7 +162,7 @@ class IntegratedLikelihood(TorchDistribution):
 
 def _importance_weighted(
     model: ProbabilisticModel,
-    batch: Batch,
+    batch: AnyBatch,
     unknowns: Values,
     n_samples: int,
     refined: Locals | None = None,

@@ -16,10 +16,11 @@ from probinterp.inference.data import to_device
 from probinterp.inference.marginal import IntegratedLikelihood
 from probinterp.inference.seeding import seeded
 from probinterp.inference.sites import Site, sites_of
-from probinterp.models.base import OBS_SITE, Batch, ProbabilisticModel
+from probinterp.models.base import OBS_SITE, AnyBatch, Batch, ProbabilisticModel
 from probinterp.nn import DecodedObservations
 
-Local = Literal["prior", "posterior", "observed"]
+Local = Literal["prior", "posterior", "observed", "covariates"]
+KNOWN = ("observed", "covariates")  # modes in which latents are inferred from other than the data
 Scoring = Literal["inferred", "marginal"]
 
 
@@ -46,9 +47,9 @@ class Units(NamedTuple):
     """
 
     model: ProbabilisticModel
-    batch: Batch
+    batch: AnyBatch
     local: Local
-    observed: Batch | None
+    observed: AnyBatch | None
     scoring: Scoring
     n_samples: int
     point_estimate: bool = False
@@ -91,7 +92,7 @@ class ModelDraw:
 
     @torch.no_grad()
     def replicate(self) -> Tensor:
-        """New observations with the batch's covariates, shape (N, G)."""
+        """New observations with the batch's covariates, of its shape: (N, G), or (N, L, D)."""
         units = self.units
         with seeded(self.seed, units.batch.x.device), pyro.validation_enabled(False):
             values = dict(self.unknowns)
@@ -105,17 +106,17 @@ class ModelDraw:
         """Distribution of ``x`` (N, G) given the globals.
 
         With ``scoring="inferred"`` the local latents are at their posterior mean given ``x``
-        itself (given the observed part, with ``local="observed"``); with ``"marginal"`` they are
-        integrated out. Either way the result is a function of the data and the globals alone:
-        the latents that made a replicate are never used.
+        itself (given the observed part, with ``local="observed"``, or the covariates, with
+        ``"covariates"``); with ``"marginal"`` they are integrated out. Either way the result is
+        a function of the data and the globals alone: the latents that made a replicate are never
+        used.
         """
         batch = self.units.batch
-        if x.shape[1] != batch.x.shape[1]:
-            raise ValueError(
-                f"x must have {batch.x.shape[1]} features, got shape {tuple(x.shape)}."
-            )
+        if x.shape[1:] != batch.x.shape[1:]:
+            features = " x ".join(map(str, batch.x.shape[1:]))
+            raise ValueError(f"x must have {features} features, got shape {tuple(x.shape)}.")
         batch = batch._replace(x=x)
-        known = self.locals_ if self.units.local == "observed" else None
+        known = self.locals_ if self.units.local in KNOWN else None
         with seeded(self.seed, x.device):
             if self.units.scoring == "marginal":
                 return self._integrated(batch, known)
@@ -138,14 +139,14 @@ class ModelDraw:
         exact = units.model.exact_locals(units.observed)
         return self._inferred(units.observed) if exact is None else exact
 
-    def _inferred(self, batch: Batch) -> dict[str, TorchDistribution]:
+    def _inferred(self, batch: AnyBatch) -> dict[str, TorchDistribution]:
         guide = poutine.condition(self.units.model.guide, data=self.unknowns)
         with torch.no_grad(), seeded(self.seed, batch.x.device), pyro.validation_enabled(False):
             found = sites_of(guide, batch)
         return {name: site.distribution for name, site in found.items() if site.local}
 
     def _integrated(
-        self, batch: Batch, over: dict[str, TorchDistribution] | None
+        self, batch: AnyBatch, over: dict[str, TorchDistribution] | None
     ) -> TorchDistribution:
         exact = self.units.model.exact_marginal(batch, over)
         if exact is not None:
@@ -162,7 +163,8 @@ class PredictiveDraws:
     reference
         Draw at the posterior mean of the globals, for plug-in discrepancies.
     local
-        Mode of the local latents: ``"prior"``, ``"posterior"`` or ``"observed"``.
+        Mode of the local latents: ``"prior"``, ``"posterior"``, ``"observed"`` or
+        ``"covariates"``.
     scoring
         What likelihoods do with the local latents: ``"inferred"`` or ``"marginal"``.
     point_estimate
@@ -203,11 +205,11 @@ class PredictiveDraws:
 
 def predictive_draws(
     model: ProbabilisticModel,
-    batch: Batch,
+    batch: AnyBatch,
     n_draws: int,
     *,
-    local: Local = "prior",
-    observed: Batch | None = None,
+    local: Local | None = None,
+    observed: AnyBatch | None = None,
     scoring: Scoring = "inferred",
     n_samples: int = 32,
     seed: int = 0,
@@ -223,6 +225,10 @@ def predictive_draws(
     n_draws
         Number of draws, S.
     local
+        By default ``"covariates"`` for a model that infers its latents from covariates alone
+        (``model.conditional``), else ``"prior"``.
+        ``"covariates"``: replicates have latents drawn from :math:`q(z \mid \text{covariates})`,
+        which never saw the compared data; only for such models.
         ``"prior"``: replicates are of new units, which checks the factors' prior too.
         ``"observed"``: replicates share the factors inferred from ``observed``, a part of the
         same units that is disjoint from the compared data, which checks
@@ -234,9 +240,10 @@ def predictive_draws(
         totals, or the same rows with a ``mask`` that leaves the compared cells out.
     scoring
         What ``likelihood(x)`` does with the factors. ``"inferred"``: it has them at their
-        posterior mean given ``x`` (given ``observed``, with ``local="observed"``).
+        posterior mean given ``x`` (given ``observed``, with ``local="observed"``; given the
+        covariates, with ``"covariates"``).
         ``"marginal"``: it integrates over their prior (over their posterior given
-        ``observed``), in closed form where the model has one, else by sampling.
+        ``observed`` or the covariates), in closed form where the model has one, else by sampling.
     n_samples
         Samples of a marginal likelihood without closed form.
     seed
@@ -259,8 +266,7 @@ def predictive_draws(
     for name, count in {"n_draws": n_draws, "n_samples": n_samples}.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a positive integer, got {count!r}.")
-    if local not in get_args(Local):
-        raise ValueError(f'local must be "prior", "posterior" or "observed", got {local!r}.')
+    local = _checked_mode(local, model)
     if scoring not in get_args(Scoring):
         raise ValueError(f'scoring must be "inferred" or "marginal", got {scoring!r}.')
     _require_observed(local, observed, batch)
@@ -270,7 +276,22 @@ def predictive_draws(
     return PredictiveDraws(units, n_draws, seed)
 
 
-def _require_observed(local: Local, observed: Batch | None, batch: Batch) -> None:
+def _checked_mode(local: Local | None, model: ProbabilisticModel) -> Local:
+    if local is None:
+        return "covariates" if model.conditional else "prior"
+    if local not in get_args(Local):
+        raise ValueError(
+            f'local must be "prior", "posterior", "observed" or "covariates", got {local!r}.'
+        )
+    if local == "covariates" and not model.conditional:
+        raise ValueError(
+            'local="covariates" is for models whose guide never sees the observations; the '
+            f"latents of {type(model).__name__} are inferred from them."
+        )
+    return local
+
+
+def _require_observed(local: Local, observed: AnyBatch | None, batch: AnyBatch) -> None:
     if (local == "observed") != (observed is not None):
         raise ValueError(
             'local="observed" needs observed=, the part of the units that their latents are '
@@ -282,7 +303,8 @@ def _require_observed(local: Local, observed: Batch | None, batch: Batch) -> Non
             f"observed must have the {batch.x.shape[0]} units of the batch, "
             f"got {observed.x.shape[0]}."
         )
-    if observed is not None and observed.mask is None and _same_data(observed.x, batch.x):
+    masked = isinstance(observed, Batch) and observed.mask is not None
+    if observed is not None and not masked and _same_data(observed.x, batch.x):
         raise ValueError(
             "observed holds the very data of the batch, so that latents would be inferred from "
             "what is compared; give the other half of the counts, or a mask that leaves the "

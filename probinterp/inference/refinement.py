@@ -16,14 +16,14 @@ from torch.distributions import Independent, Normal
 from probinterp.distributions import GatedNormal
 from probinterp.inference.seeding import seeded
 from probinterp.inference.sites import sites_of
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 Law = Callable[[], TorchDistribution]
 
 
 def refined_locals(
     model: ProbabilisticModel,
-    batch: Batch,
+    batch: AnyBatch,
     *,
     n_steps: int = 100,
     learning_rate: float = 0.05,

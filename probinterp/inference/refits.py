@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from probinterp.configuration import construct
-from probinterp.inference.data import ArrayData, Data, as_batch
+from probinterp.inference.data import Data, as_batch, data_of
 from probinterp.inference.predictive import PredictiveDraws, Scoring, predictive_draws
 from probinterp.inference.seeding import ONE_AT_A_TIME
 from probinterp.inference.svi import fit
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 SEEDS = 2**31  # larger seeds are folded: the data order multiplies them
 
@@ -45,8 +45,8 @@ class ModelRefits:
     """
 
     model: ProbabilisticModel
-    batch_obs: Batch
-    batch_new: Batch
+    batch_obs: AnyBatch
+    batch_new: AnyBatch
     n_draws: int
     scoring: Scoring
     warm_start: bool
@@ -69,18 +69,18 @@ class ModelRefits:
         model = self.refitted(self.batch_obs._replace(x=x_obs), seed)
         return predictive_draws(model, batch, self.n_draws, scoring=self.scoring, seed=seed)
 
-    def refitted(self, batch: Batch, seed: int) -> ProbabilisticModel:
+    def refitted(self, batch: AnyBatch, seed: int) -> ProbabilisticModel:
         """A copy of the model, fitted to ``batch`` from its start."""
         with ONE_AT_A_TIME:
             model = copy.deepcopy(self.model) if self.warm_start else fresh_copy(self.model, seed)
-            fit(model, ArrayData.of(batch), seed=seed, **self.fit_options)
+            fit(model, data_of(batch), seed=seed, **self.fit_options)
         return model
 
 
 def model_refits(
     model: ProbabilisticModel,
     data: Data,
-    batch_new: Batch,
+    batch_new: AnyBatch,
     *,
     n_draws: int = 100,
     scoring: Scoring = "inferred",
@@ -166,5 +166,5 @@ def fresh_copy(model: ProbabilisticModel, seed: int) -> ProbabilisticModel:
     return made.to(next(model.parameters()).dtype)
 
 
-def _simulated(model: ProbabilisticModel, batch: Batch, seed: int) -> Tensor:
+def _simulated(model: ProbabilisticModel, batch: AnyBatch, seed: int) -> Tensor:
     return next(iter(predictive_draws(model, batch, 1, seed=seed))).replicate()

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from probinterp.inference.marginal import local_log_prob
 from probinterp.inference.seeding import seeded
 from probinterp.inference.sites import sites_of
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 BLOCK = 128  # rows whose scores are found together
 
 
 def generative_parameters(
-    model: ProbabilisticModel, batch: Batch, seed: int
+    model: ProbabilisticModel, batch: AnyBatch, seed: int
 ) -> dict[str, nn.Parameter]:
     """Parameters that the joint density of a few rows depends on, by name.
 
@@ -42,7 +42,7 @@ def generative_parameters(
 
 def row_scores(
     model: ProbabilisticModel,
-    batch: Batch,
+    batch: AnyBatch,
     parameters: list[nn.Parameter],
     n_samples: int,
     seed: int,
@@ -87,7 +87,7 @@ def row_scores(
 
 
 def _exact_scores(
-    model: ProbabilisticModel, batch: Batch, parameters: list[nn.Parameter]
+    model: ProbabilisticModel, batch: AnyBatch, parameters: list[nn.Parameter]
 ) -> Tensor:
     exact = model.exact_marginal(batch)
     assert exact is not None
@@ -97,7 +97,7 @@ def _exact_scores(
     return torch.cat([gradient.flatten(1) for gradient in gradients], 1).double()
 
 
-def _expected_joint(model: ProbabilisticModel, batch: Batch) -> Tensor:
+def _expected_joint(model: ProbabilisticModel, batch: AnyBatch) -> Tensor:
     """Average of log p(x, z) with importance weights; its gradient is a score.
 
     The rows of ``batch`` are copies of one row, each with its own sample of z from the guide.

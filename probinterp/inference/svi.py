@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from probinterp.inference.data import Data, minibatch_order, to_device
 from probinterp.inference.early_stopping import EarlyStopping
-from probinterp.inference.elbo import MeanFieldELBO, heldout_loss
+from probinterp.inference.elbo import heldout_loss, negative_bound
 from probinterp.inference.finite import FiniteGuard
 from probinterp.inference.history import EpochRecord, FitHistory
 from probinterp.inference.training_state import Checkpoint, TrainingState
-from probinterp.models.base import Batch, ProbabilisticModel
+from probinterp.models.base import AnyBatch, ProbabilisticModel
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Callable[[float], float]
@@ -44,6 +44,11 @@ def cosine(progress: float) -> float:
 def late_cosine(progress: float) -> float:
     """Learning-rate schedule that is 1 for the first half, then falls to 0 like a cosine."""
     return 1.0 if progress < 0.5 else cosine(2 * progress - 1)
+
+
+def late_linear(progress: float) -> float:
+    """Learning-rate schedule that is 1 for the first four fifths, then falls to 0 on a line."""
+    return min(1.0, 5 * (1 - progress))
 
 
 def fit(
@@ -90,7 +95,9 @@ def fit(
     schedule
         Factor on the learning rate as a function of progress in [0, 1]; see :func:`cosine`.
     elbo
-        A Pyro ELBO; default :class:`MeanFieldELBO` (closed-form KL divergences).
+        A Pyro ELBO; by default the closed form that the model has
+        (:meth:`ProbabilisticModel.exact_elbo`), else :class:`MeanFieldELBO`, whose KL divergences
+        are in closed form.
     heldout
         Data whose loss is evaluated every ``early_stopping.every`` epochs (default 5).
     early_stopping
@@ -145,7 +152,7 @@ def fit(
             step = _Step(
                 model,
                 state.optimizer,
-                elbo or MeanFieldELBO(),
+                elbo,
                 schedule,
                 FiniteGuard(model, place),
                 _autocast(place, precision),
@@ -169,14 +176,14 @@ class _Step:
 
     model: ProbabilisticModel
     optimizer: Optimizer
-    elbo: Trace_ELBO
+    elbo: Trace_ELBO | None
     schedule: Schedule
     guard: FiniteGuard
     autocast: AbstractContextManager[Any]
     n_total: int
     max_grad_norm: float | None
 
-    def __call__(self, batch: Batch, progress: float) -> Tensor:
+    def __call__(self, batch: AnyBatch, progress: float) -> Tensor:
         """Take the step; return the loss per observation, still on the device."""
         model = self.model
         model.anneal(progress)
@@ -184,7 +191,7 @@ class _Step:
             group["lr"] = group["initial_lr"] * self.schedule(progress)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast:
-            loss = self.elbo.differentiable_loss(model.model, model.guide, batch, self.n_total)
+            loss = negative_bound(model, batch, self.n_total, self.elbo)
         loss = loss / self.n_total
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

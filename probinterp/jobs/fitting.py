@@ -22,6 +22,7 @@ from probinterp.inference import (
     Factors,
     Restarts,
     cosine,
+    effective_factors,
     factors,
     fit_restarts,
     load,
@@ -29,6 +30,7 @@ from probinterp.inference import (
     read_history,
     save,
 )
+from probinterp.inference.posterior import SHARED_NAME
 from probinterp.inference.storage import write_atomically
 from probinterp.jobs.cell_models import cell_model
 from probinterp.models import ProbabilisticModel
@@ -288,8 +290,18 @@ def _by_study(fitted: Fitted, density: Tensor) -> dict[str, Any]:
     study, names = fitted.heldout.batch().study, fitted.train.study_names or ()
     assert study is not None
     per_study = {name: density[study == m].mean().item() for m, name in enumerate(names)}
+    used = effective_factors(fitted.model, fitted.train.data)
+    counted = zip(used.block.tolist(), used.n_columns, used.n_active, used.effective, strict=True)
     return {
         "blocks": dict(zip(fitted.factor_names, fitted.blocks, strict=True)),
+        "effective_factors": {
+            SHARED_NAME if block < 0 else names[block]: {
+                "columns": int(columns),
+                "active": int(active),
+                "effective": round(float(effective), 2),
+            }
+            for block, columns, active, effective in counted
+        },
         "heldout_log_density_per_study": per_study,
     }
 

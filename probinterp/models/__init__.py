@@ -16,6 +16,7 @@ from probinterp.models.multistudy_factor_analysis import MultiStudyFactorAnalysi
 from probinterp.models.multistudy_sparse_vae import MultiStudySparseVAE
 from probinterp.models.sparse_vae import SparseVAE
 from probinterp.models.transcoder import CrossLayerTranscoder
+from probinterp.models.transcoder_baselines import IdentityProxy, MeanProxy, RidgeProxy
 from probinterp.models.vae import VAE
 
 __all__ = [
@@ -27,13 +28,16 @@ __all__ = [
     "FactorAnalysis",
     "FactorPrior",
     "GaussianMixture",
+    "IdentityProxy",
     "LatentDirichletAllocation",
     "LowRankNormalPrior",
+    "MeanProxy",
     "MixtureDraws",
     "MultiStudyFactorAnalysis",
     "MultiStudySparseVAE",
     "MultinomialMixture",
     "ProbabilisticModel",
+    "RidgeProxy",
     "SparseVAE",
     "StandardNormalPrior",
     "exact",

@@ -112,6 +112,12 @@ class SparseFactorModel(ProbabilisticModel):
         """Linear predictor of every feature from the masked factors, (N, G)."""
         return self.decoder(z, self.sparse.masked, self.sparse.known_support)
 
+    def effect(self, z: Tensor, columns: Sequence[int]) -> Tensor:
+        """What the factors ``columns`` change of the linear predictor, (N, G)."""
+        without = z.clone()
+        without[:, list(columns)] = 0
+        return self.decode(z) - self.decode(without)
+
     @torch.no_grad()
     def initialize(self, batch: Batch, n_total: int) -> None:
         """Set the rates for ``n_total`` observations and the likelihood's starting values."""

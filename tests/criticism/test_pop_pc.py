@@ -340,7 +340,7 @@ BAD = {
     "unknown local mode": (
         lambda: pop_pc(Unending(local="both"), X, mean),
         ValueError,
-        "draws.local must be 'prior', 'posterior' or 'observed', got 'both'.",
+        "draws.local must be 'prior', 'posterior', 'observed' or 'covariates', got 'both'.",
     ),
 }
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from probinterp.inference import ArrayData, fit, load, posterior, predictive_draws, save
+from probinterp.inference import fit, load, posterior, predictive_draws, save
 from probinterp.inference.checkpoint import read_config
+from probinterp.inference.data import data_of
 from probinterp.inference.storage import write_atomically
 from probinterp.likelihoods import NegativeBinomialLikelihood
 from probinterp.models import VAE, ProbabilisticModel
@@ -23,7 +24,7 @@ from cases import MODELS, batch_for  # noqa: E402
 def test_every_model_survives_a_round_trip(name, tmp_path):
     torch.manual_seed(0)
     model, batch = MODELS[name](), batch_for(name)
-    history = fit(model, ArrayData.of(batch), max_epochs=4, progress=False)
+    history = fit(model, data_of(batch), max_epochs=4, progress=False)
     save(model, tmp_path / "model", history)
     again = load(tmp_path / "model")
     assert again.configuration == model.configuration

@@ -41,7 +41,7 @@ SEPARABLE = {
     "bernoulli": BernoulliLikelihood,
 }
 JOINT = ("SparseVAE-ratings", "LatentDirichletAllocation")  # no product over features
-MASKABLE = [name for name in MODELS if name not in JOINT]
+MASKABLE = [n for n in MODELS if n not in JOINT and isinstance(batch_for(n), Batch)]
 N, G = 7, 5
 
 

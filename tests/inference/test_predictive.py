@@ -203,7 +203,7 @@ MISTAKES = {
     "no samples": ({"n_samples": 0.5}, "n_samples must be a positive integer, got 0.5."),
     "unknown mode": (
         {"local": "both"},
-        'local must be "prior", "posterior" or "observed", got \'both\'.',
+        'local must be "prior", "posterior", "observed" or "covariates", got \'both\'.',
     ),
     "unknown scoring": (
         {"scoring": "exact"},

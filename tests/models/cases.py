@@ -11,8 +11,10 @@ from probinterp.likelihoods import (
 )
 from probinterp.models import (
     VAE,
+    ActivationBatch,
     Batch,
     CorrelatedNormalPrior,
+    CrossLayerTranscoder,
     FactorAnalysis,
     LatentDirichletAllocation,
     LowRankNormalPrior,
@@ -20,8 +22,16 @@ from probinterp.models import (
     MultiStudySparseVAE,
     SparseVAE,
 )
+from probinterp.models.activation_priors import AbsTopK, JumpReLU, ReLUTopK
 
 MODELS = {
+    "CrossLayerTranscoder": lambda: CrossLayerTranscoder(2, 3, 8, activation=ReLUTopK(2)),
+    "CrossLayerTranscoder-rows": lambda: CrossLayerTranscoder(
+        2, 3, 8, activation=AbsTopK(2), skip=True, layout="source"
+    ),
+    "CrossLayerTranscoder-jump": lambda: CrossLayerTranscoder(
+        2, 3, 8, activation=JumpReLU(target_l0=2.0), cross_layer=False
+    ),
     "FactorAnalysis": lambda: FactorAnalysis(6, 2),
     "FactorAnalysis-counts": lambda: FactorAnalysis(6, 2, likelihood=RoundedLogNormalLikelihood(6)),
     "LatentDirichletAllocation": lambda: LatentDirichletAllocation(6, 2),
@@ -65,6 +75,8 @@ def batch_for(name, n=40, seed=0):
     counts = torch.poisson(torch.full((n, 6), 3.0), generator=generator)
     x = (counts > 2).float() if name.endswith("binary") else counts
     size_factor = 0.5 + torch.rand(n, generator=generator)
+    if name.startswith("CrossLayer"):
+        return ActivationBatch(x.view(n, 2, 3), torch.randn(n, 2, 3, generator=generator))
     if not name.startswith("MultiStudySparse"):
         return Batch(x, size_factor=size_factor)
     return Batch(x, torch.arange(n) % 2, size_factor, nuisance=torch.arange(n) % 3)

@@ -10,9 +10,9 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
-from probinterp.inference import ArrayData, MeanFieldELBO, fit, predictive_draws
+from probinterp.inference import MeanFieldELBO, fit, predictive_draws
+from probinterp.inference.data import data_of
 from probinterp.inference.sites import sites_of
-from probinterp.models import Batch
 
 sys.path.append(str(Path(__file__).parent))
 from cases import MODELS, batch_for  # noqa: E402
@@ -74,7 +74,7 @@ def test_minibatch_losses_average_to_the_full_loss(name):
     sites = sites_of(model.guide, batch, n)
 
     def loss(index):
-        rows = Batch(*(None if v is None else v[index] for v in batch))
+        rows = batch.rows(index)
         values = {k: s.value[index] if s.local else s.value for k, s in sites.items()}
         traced = poutine.trace(poutine.condition(model.model, data=values))
         return float(traced.get_trace(rows, n).log_prob_sum())
@@ -90,7 +90,7 @@ def test_models_leave_pyros_global_store_alone(name):
     model, batch = made(name)
     other = MODELS[name]()
     before = [p.clone() for p in other.parameters()]
-    fit(model, ArrayData.of(batch), max_epochs=2, progress=False)
+    fit(model, data_of(batch), max_epochs=2, progress=False)
     assert list(pyro.get_param_store().keys()) == ["mine"]
     assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
     pyro.clear_param_store()
@@ -105,7 +105,7 @@ def test_odd_sizes_train_and_predict(name, n):
         pytest.skip("one observation has no principal component")
     if n < 4 and name.startswith("MultiStudySparseVAE"):
         pytest.skip("a study of one observation is refused")
-    history = fit(model, ArrayData.of(batch), max_epochs=3, batch_size=16, progress=False)
+    history = fit(model, data_of(batch), max_epochs=3, batch_size=16, progress=False)
     assert all(math.isfinite(r.loss) for r in history.records)
     draw = next(iter(predictive_draws(model, batch, 2, seed=1)))
     assert draw.replicate().shape == batch.x.shape
@@ -115,7 +115,7 @@ def test_odd_sizes_train_and_predict(name, n):
 @each_model
 def test_training_lowers_the_loss(name):
     model, batch = made(name)
-    data = ArrayData.of(batch)
+    data = data_of(batch)
     adam = lambda p: torch.optim.Adam(p, lr=1e-2)  # noqa: E731
     history = fit(model, data, max_epochs=60, batch_size=20, optimizer=adam, progress=False)
     losses = [r.loss for r in history.records]

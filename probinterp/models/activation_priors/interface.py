@@ -11,7 +11,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from probinterp.configuration import Configured
-from probinterp.triangular_decoding import SparseCodes
 
 
 class CodeMoments(NamedTuple):
@@ -72,9 +71,16 @@ class ActivationPrior(Configured, nn.Module, ABC):
     def hard(self, pre: Tensor) -> Tensor:
         """The sparse code that stands for the posterior, (B, L, H): most entries exactly zero."""
 
-    def sparse(self, pre: Tensor) -> SparseCodes | None:
-        """The codes of :meth:`moments` by index and value; None where they are not few."""
+    def select(self, pre: Tensor) -> Tensor | None:
+        """Latents of which the codes of :meth:`moments` may be active, (B, L, k) int64.
+
+        None where they are not few.
+        """
         return None
+
+    def selected(self, pre: Tensor) -> Tensor:
+        """Codes of the pre-activations (B, L, k) that :meth:`select` chose."""
+        raise NotImplementedError(f"{type(self).__name__} selects no latents.")
 
     def at_layer(self, layer: int) -> Self:
         """The same for one layer alone, whose pre-activations are (B, 1, H); it is not trained."""
@@ -107,8 +113,11 @@ class ActivationPrior(Configured, nn.Module, ABC):
         """Extra loss by token, (B,); ``decoder_norm()`` is the norm of all decoders, (L, H)."""
         return None
 
-    def auxiliary(self, pre: Tensor, dead: Tensor, k: int) -> SparseCodes | None:
-        """Codes of the k strongest dead latents, ``dead`` (L, H); None where none is revived."""
+    def select_dead(self, pre: Tensor, dead: Tensor, k: int) -> Tensor | None:
+        """The k strongest dead latents, (B, L, k) int64, given which are, (L, H).
+
+        None where the activation does not revive latents; others where fewer than k are dead.
+        """
         return None
 
     def initial_bias(self, pre: Tensor) -> Tensor | None:

@@ -41,15 +41,17 @@ class ReLUTopK(ActivationPrior):
         """Nothing to make; k must not exceed the number of latents."""
         _require_few(self.k, n_latents)
 
-    def sparse(self, pre: Tensor) -> SparseCodes:
-        """The k largest codes, (B, L, k); those that would be negative are zero."""
-        value, index = pre.topk(self.k, dim=-1, sorted=False)
-        return SparseCodes(index, value.relu())
+    def select(self, pre: Tensor) -> Tensor:
+        """The k largest ones."""
+        return pre.detach().topk(self.k, dim=-1, sorted=False).indices
 
-    def auxiliary(self, pre: Tensor, dead: Tensor, k: int) -> SparseCodes:
-        """The k largest codes of dead latents."""
-        value, index = pre.masked_fill(~dead, -torch.inf).topk(k, dim=-1, sorted=False)
-        return SparseCodes(index, value.relu())
+    def selected(self, pre: Tensor) -> Tensor:
+        """Zero where a pre-activation is negative."""
+        return pre.relu()
+
+    def select_dead(self, pre: Tensor, dead: Tensor, k: int) -> Tensor:
+        """The k largest ones of dead latents."""
+        return pre.detach().masked_fill(~dead, -torch.inf).topk(k, dim=-1, sorted=False).indices
 
     def moments(self, pre: Tensor) -> CodeMoments:
         """The codes; they have no variance."""
@@ -57,7 +59,8 @@ class ReLUTopK(ActivationPrior):
 
     def hard(self, pre: Tensor) -> Tensor:
         """The codes, (B, L, H)."""
-        return self.sparse(pre).dense(pre.shape[-1])
+        indices = self.select(pre)
+        return SparseCodes(indices, self.selected(pre.gather(-1, indices))).dense(pre.shape[-1])
 
     def initial_bias(self, pre: Tensor) -> Tensor:
         """Centre the pre-activations."""
@@ -89,16 +92,18 @@ class AbsTopK(ActivationPrior):
         """Nothing to make; k must not exceed the number of latents."""
         _require_few(self.k, n_latents)
 
-    def sparse(self, pre: Tensor) -> SparseCodes:
-        """The k strongest codes, (B, L, k)."""
-        index = pre.detach().abs().topk(self.k, dim=-1, sorted=False).indices
-        return SparseCodes(index, pre.gather(-1, index))
+    def select(self, pre: Tensor) -> Tensor:
+        """The k of largest absolute value."""
+        return pre.detach().abs().topk(self.k, dim=-1, sorted=False).indices
 
-    def auxiliary(self, pre: Tensor, dead: Tensor, k: int) -> SparseCodes:
-        """The k strongest codes of dead latents."""
+    def selected(self, pre: Tensor) -> Tensor:
+        """The pre-activations themselves."""
+        return pre
+
+    def select_dead(self, pre: Tensor, dead: Tensor, k: int) -> Tensor:
+        """The k of largest absolute value among dead latents."""
         strength = pre.detach().abs().masked_fill(~dead, -1.0)
-        strongest, index = strength.topk(k, dim=-1, sorted=False)
-        return SparseCodes(index, pre.gather(-1, index).where(strongest >= 0, 0.0))
+        return strength.topk(k, dim=-1, sorted=False).indices
 
     def moments(self, pre: Tensor) -> CodeMoments:
         """The codes; they have no variance."""
@@ -106,7 +111,8 @@ class AbsTopK(ActivationPrior):
 
     def hard(self, pre: Tensor) -> Tensor:
         """The codes, (B, L, H)."""
-        return self.sparse(pre).dense(pre.shape[-1])
+        indices = self.select(pre)
+        return SparseCodes(indices, self.selected(pre.gather(-1, indices))).dense(pre.shape[-1])
 
     def initial_bias(self, pre: Tensor) -> Tensor:
         """Centre the pre-activations."""
