@@ -10,7 +10,15 @@ from typing import Any
 import torch
 
 from probinterp.baselines.fitted_model import FittedModel, studies_of
-from probinterp.inference import ArrayData, fit_restarts, mend_blocks, mend_codes
+from probinterp.inference import (
+    ArrayData,
+    fit_restarts,
+    mend_blocks,
+    mend_codes,
+    screen_specific,
+    stability,
+)
+from probinterp.inference.data import as_batch
 from probinterp.likelihoods import GaussianLikelihood, Likelihood
 from probinterp.models import (
     VAE,
@@ -20,6 +28,8 @@ from probinterp.models import (
     SparseVAE,
     fit_ecm,
 )
+
+SUBSAMPLE = 0.8
 
 LikelihoodOf = Callable[[int], Likelihood]
 """Makes the likelihood of a number of features: a class, or a ``functools.partial`` of one."""
@@ -104,6 +114,7 @@ def multistudy_sparse_vae(
     name: str = "multi-study sparse VAE",
     n_restarts: int = 1,
     mended: bool = True,
+    n_refits: int = 0,
     fitting: dict[str, Any] | None = None,
     **options: Any,
 ) -> ModelBaseline:
@@ -118,12 +129,19 @@ def multistudy_sparse_vae(
     mended
         Whether blocks and codes are mended after the fit, see
         :func:`~probinterp.inference.mend_blocks` and :func:`~probinterp.inference.mend_codes`.
+    n_refits
+        Refits to 80 % of the observations, by which specific factors that do not come back are
+        taken out, see :func:`~probinterp.inference.screen_specific`; 0 to keep all.
     **options
         Further arguments of :class:`~probinterp.models.MultiStudySparseVAE`.
     """
     make = partial(_multistudy, n_shared, n_specific, likelihood, options)
-    fit_model = partial(_fit_best, make, n_restarts, fitting or {})
-    return ModelBaseline(name, partial(_mended, fit_model, fitting or {}) if mended else fit_model)
+    fit_model: FitModel = partial(_fit_best, make, n_restarts, fitting or {})
+    if mended:
+        fit_model = partial(_mended, fit_model, fitting or {})
+    if n_refits:
+        fit_model = partial(_screened, fit_model, fitting or {}, n_refits)
+    return ModelBaseline(name, fit_model)
 
 
 def multistudy_factor_analysis(
@@ -173,6 +191,22 @@ def _mended(
     options = {"max_epochs": 200, "progress": False, "seed": seed} | fitting
     model = mend_blocks(fit_model(train, seed), train, **options).model
     return mend_codes(model, train, **options).model
+
+
+def _screened(
+    fit_model: FitModel, fitting: dict[str, Any], n_refits: int, train: ArrayData, seed: int
+) -> ProbabilisticModel:
+    options = {"max_epochs": 200, "progress": False, "seed": seed} | fitting
+    model = fit_model(train, seed)
+    seeds = range(seed + 1, seed + 1 + n_refits)
+    found = stability(
+        lambda part, again: fit_model(ArrayData.of(as_batch(part)), again),
+        train,
+        model,
+        seeds=seeds,
+        subsample=SUBSAMPLE,
+    )
+    return screen_specific(model, found, train, **options).model
 
 
 def _pooled(

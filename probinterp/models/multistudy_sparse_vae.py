@@ -65,6 +65,10 @@ class MultiStudySparseVAE(SparseFactorModel):
         without, differences of means must be explained by factors.
     n_nuisance_levels
         Number of technical batches (``Batch.nuisance``) whose shifts are taken out; 0 for none.
+    equal_studies
+        Weigh the observations of study m by :math:`N / (M n_m)`, so that large studies do not
+        outweigh small ones. The objective is then that of a mixture of equally frequent studies,
+        and no longer a bound of the likelihood of the data at hand.
     start
         Where the mask starts: ``"components"``, principal components within studies, each in the
         block of the studies where it varies, or ``"random"``, from which specific factors end up
@@ -92,6 +96,7 @@ class MultiStudySparseVAE(SparseFactorModel):
 
     block: Tensor
     gates: Tensor
+    study_weight: Tensor
 
     def __init__(
         self,
@@ -106,6 +111,7 @@ class MultiStudySparseVAE(SparseFactorModel):
         likelihood: Likelihood | None = None,
         study_intercepts: bool = True,
         n_nuisance_levels: int = 0,
+        equal_studies: bool = False,
         start: Literal["random", "components"] = "components",
         kl_warmup: float = 0.5,
         prune_after: float | None = None,
@@ -132,6 +138,8 @@ class MultiStudySparseVAE(SparseFactorModel):
         )
         self.encoder = encoder
         self.n_studies, self.n_nuisance_levels = n_studies, n_nuisance_levels
+        self.equal_studies = equal_studies
+        self.register_buffer("study_weight", torch.ones(n_studies + 1))  # the last: unknown
         self.register_buffer("block", block)
         self.register_buffer("gates", gates(block, n_studies))  # (M + 1, K), the last: unknown
 
@@ -160,6 +168,10 @@ class MultiStudySparseVAE(SparseFactorModel):
         normal = self.encoder(torch.cat(seen, dim=1) if len(seen) > 1 else seen[0])
         return GatedNormal(normal.mean, normal.stddev, self.gate_of(batch))
 
+    def weight_of(self, batch: Batch) -> Tensor | float:
+        """One, or what makes studies of all sizes count alike."""
+        return self.study_weight[self._study(batch)] if self.equal_studies else 1.0
+
     def components(self, batch: Batch) -> Tensor:
         """Principal components within studies, each in the block of the studies it varies in."""
         seen = self.likelihood.encoder_input(batch)
@@ -168,11 +180,15 @@ class MultiStudySparseVAE(SparseFactorModel):
         return components_by_block(seen, self._study(batch), self.block)
 
     def inspect(self, batch: Batch, n_total: int) -> None:
-        """Refuse a study of one observation; warn of one that cannot carry its block."""
+        """Weigh studies; refuse one of one observation, warn of one too small for its block."""
         if self.n_studies == 1:
             return
         share = n_total / len(batch.x)
-        for m, rows in enumerate(rows_by_study(batch, self.n_studies)):
+        studies = rows_by_study(batch, self.n_studies)
+        if self.equal_studies:
+            size = torch.tensor([float(len(rows.x)) for rows in studies])
+            self.study_weight[:-1] = len(batch.x) / (self.n_studies * size).to(self.study_weight)
+        for m, rows in enumerate(studies):
             n_obs, n_specific = round(len(rows.x) * share), int((self.block == m).sum())
             if n_obs < 2:
                 raise ValueError(f"study {m} has one observation: nothing varies within it.")

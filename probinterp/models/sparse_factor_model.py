@@ -84,6 +84,10 @@ class SparseFactorModel(ProbabilisticModel):
         """Which columns each observation has, (B, K) boolean."""
 
     @abstractmethod
+    def weight_of(self, batch: Batch) -> Tensor | float:
+        """How much each observation counts in the objective, (B,) or one number; 1 on average."""
+
+    @abstractmethod
     def components(self, batch: Batch) -> Tensor:
         """Starting loadings from principal components of the batch, (G, K)."""
 
@@ -94,7 +98,7 @@ class SparseFactorModel(ProbabilisticModel):
             noise = self.likelihood.log_prior()
             if noise is not None:
                 pyro.factor("likelihood_prior", noise)
-        with observations(batch, n_total):
+        with observations(batch, n_total), poutine.scale(scale=self.weight_of(batch)):
             with poutine.scale(scale=self.kl_weight):
                 z = pyro.sample("z", self.factor_prior(batch))
             support = self.sparse.known_support
@@ -105,7 +109,8 @@ class SparseFactorModel(ProbabilisticModel):
         """Point masses at the globals and the amortised posterior of ``z``."""
         with poutine.scale(scale=self._global_scale(batch, n_total)):
             self.sparse.guide()
-        with observations(batch, n_total), poutine.scale(scale=self.kl_weight):
+        weight = self.weight_of(batch) * self.kl_weight
+        with observations(batch, n_total), poutine.scale(scale=weight):
             pyro.sample("z", self.factor_posterior(batch))
 
     def decode(self, z: Tensor) -> Tensor:

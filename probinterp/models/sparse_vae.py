@@ -136,6 +136,10 @@ class SparseVAE(SparseFactorModel):
         shape = (len(batch.x), self.loadings.shape[1])
         return torch.ones(shape, dtype=torch.bool, device=batch.x.device)
 
+    def weight_of(self, batch: Batch) -> float:
+        """All observations count alike."""
+        return 1.0
+
     def components(self, batch: Batch) -> Tensor:
         """Principal components of what the encoder sees, rotated towards sparsity."""
         return rotated_components(self.likelihood.encoder_input(batch), self.loadings.shape[1])

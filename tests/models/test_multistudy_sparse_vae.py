@@ -7,6 +7,7 @@ from probinterp import fit, load, log_predictive_density, posterior, save, simul
 from probinterp.distributions import GatedNormal, column_cost
 from probinterp.inference import ArrayData
 from probinterp.inference.block_check import block_check
+from probinterp.inference.elbo import elbo_terms
 from probinterp.inference.sites import sites_of
 from probinterp.inference.svi import late_cosine
 from probinterp.likelihoods import GaussianLikelihood, NegativeBinomialLikelihood
@@ -291,3 +292,23 @@ def found_alone(scores, truth, k):
         ):
             return True
     return False
+
+
+def test_equal_studies_weigh_observations_by_the_size_of_their_study():
+    torch.manual_seed(0)
+    study = torch.tensor([0] * 30 + [1] * 10)
+    batch = Batch(torch.randn(40, 6), study=study)
+    losses = {}
+    for equal in (False, True):
+        torch.manual_seed(1)
+        model = MultiStudySparseVAE(6, 2, 1, 2, n_hidden=8, equal_studies=equal)
+        model.initialize(batch, 40)
+        terms = {}
+        for m in (0, 1):
+            rows = batch.rows(study == m)
+            torch.manual_seed(2)
+            found = elbo_terms(model.model, model.guide, rows)
+            terms[m] = torch.stack([found[name][0] for name in ("x", "z")])
+        losses[equal] = terms
+    for m, weight in ((0, 40 / 60), (1, 40 / 20)):
+        torch.testing.assert_close(losses[True][m], weight * losses[False][m])
