@@ -34,6 +34,7 @@ SHARED_NAME = "shared"
 ABSENT = "0.9"  # where a factor does not exist
 NOISE = "0.8"
 MOST_POINTS = 150  # of a study in a panel; quantiles are of all
+FAR = 1.0  # how far an axis reaches beyond most scores, in units of their range
 PANELS_A_ROW = 4
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -138,7 +139,7 @@ def plot_activity(
 
     Points are observations, at most 150 a study, drawn at random; boxes reach from the first to
     the third quartile of all of them, lines from the 5 % to the 95 % quantile. Studies that do not
-    have a factor are grey.
+    have a factor are grey. A triangle at the edge is an observation far outside.
 
     Parameters
     ----------
@@ -189,6 +190,7 @@ def plot_activity(
     for row in grid:
         name_rows(row[0], studies, np.arange(len(studies)))
     panels[0].set_ylim(len(studies), 0)
+    _show_far_ones(panels[: len(shown)], z, label, blocks, shown)
     for ax in panels[len(shown) - n_columns : len(shown)]:  # the lowest of every column
         ax.tick_params(axis="x", labelbottom=True, labelsize=SMALL_FONT)
     for ax in panels[len(shown) :]:
@@ -204,6 +206,23 @@ def _first_of_blocks(blocks: Index, n_most: int) -> Index:
     """Factors to show, in their order: the first of every block before the second of any."""
     rank = np.array([(blocks[:k] == m).sum() for k, m in enumerate(blocks)])
     return np.sort(np.argsort(rank, kind="stable")[:n_most])
+
+
+def _show_far_ones(panels: Any, z: Array, label: Index, blocks: Index, shown: Index) -> None:
+    """Limit the shared axis to where most scores are; triangles at its edges for those beyond."""
+    existing = (blocks == SHARED) | (blocks == label[:, None])  # (N, K)
+    here = z[:, shown][existing[:, shown]]
+    first, third = np.quantile(here, (QUANTILES[0], QUANTILES[-1]))
+    reach = FAR * (third - first)
+    low, high = max(here.min(), first - reach), min(here.max(), third + reach)
+    margin = 0.04 * (high - low) or 1.0
+    for ax, k in zip(panels, shown, strict=True):
+        for edge, marker, beyond in ((low, "<", z[:, k] < low), (high, ">", z[:, k] > high)):
+            rows = label[beyond & existing[:, k]]
+            if not len(rows):
+                continue
+            ax.plot(np.full(len(rows), edge), rows + 0.5, marker, color="firebrick", ms=5, mew=0)
+    panels[0].set_xlim(low - margin, high + margin)
 
 
 def _activity_panel(ax: Axes, scores: list[Array], block: int) -> None:

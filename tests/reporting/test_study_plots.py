@@ -237,3 +237,17 @@ def test_a_model_without_blocks_has_one_colour():
 def test_thresholds_outside_the_unit_interval_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1, got 1.5"):
         plot_stability(stability(), STUDIES, **{name: 1.5})
+
+
+def test_one_far_observation_does_not_squeeze_the_others():
+    torch.manual_seed(0)
+    scores = torch.randn(90, 1)
+    scores[7] = -28.0
+    figure = plot_activity(scores, ["shared_1"], np.arange(90) % 2, STUDIES, [-1])
+    ax = figure.axes[0]
+    low, high = ax.get_xlim()
+    assert -8 < low < -2
+    assert 2 < high < 8
+    (far,) = [line for line in ax.lines if line.get_marker() == "<"]
+    assert far.get_ydata().tolist() == [7 % 2 + 0.5]
+    assert low < far.get_xdata()[0] < -2
