@@ -168,6 +168,10 @@ def count_runs(data: ArrayData, seed: int) -> Iterator[tuple[str, Run]]:
         started = time.perf_counter()
         model = fitted(make, data, seed)
         yield f"counts, x {scale:g}", Run(model, everything(model), time.perf_counter() - started)
+        if scale == 1:
+            codes = mended(model, data)
+            seconds = time.perf_counter() - started
+            yield "counts, x 1 + mending", Run(codes, everything(codes), seconds)
 
 
 @torch.no_grad()

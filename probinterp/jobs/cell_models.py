@@ -75,7 +75,8 @@ class CellModel:
 
     def _likelihood(self) -> Likelihood:
         if self.counts:
-            return NegativeBinomialLikelihood(self.n_genes)
+            # of several studies, encoders of plain log counts lose shared factors
+            return NegativeBinomialLikelihood(self.n_genes, standardize=self.n_studies > 0)
         return GaussianLikelihood(self.n_genes, degrees=3.0)
 
 

@@ -221,6 +221,9 @@ class TranscoderProgram(ProbabilisticModel):
         chosen = self.activation.select(pre) if self.decoders.layout == "source" else None
         if chosen is None:
             return Encoded(pre, self.activation.moments(pre))
+        if not self.activation.is_point:
+            moments = self.activation.moments(pre)
+            return Encoded(pre, moments, SparseCodes(chosen, moments.mean.gather(2, chosen)))
         values = self.activation.selected(self._selected(inputs, pre, chosen))
         return Encoded(pre, sparse=SparseCodes(chosen, values))
 

@@ -58,10 +58,11 @@ class ResidualSquares(nn.Module):
 def fired(encoded: Encoded, activation: ActivationPrior) -> Tensor:
     """Which latents are active for any token, (L, H) boolean; more likely than not, if random."""
     pre, moments, sparse = encoded
+    if not activation.is_point:
+        return (activation.inclusion(pre) > 0.5).any(0)
     if sparse is not None:
         indices, values = (part.transpose(0, 1).flatten(1) for part in sparse)
         strongest = values.new_zeros(pre.shape[1:])
         return strongest.scatter_reduce(1, indices, values.abs(), "amax") > 0
-    if moments is not None and activation.is_point:
-        return (moments.mean != 0).any(0)
-    return (activation.inclusion(pre) > 0.5).any(0)
+    assert moments is not None
+    return (moments.mean != 0).any(0)

@@ -178,7 +178,7 @@ def test_bca_equals_scipy_within_one_image(cells):
         [1.0, -1.0, 0.0], [cells.proxy_only, cells.network_only, cells.both + cells.neither]
     )
     expected = bootstrap(
-        (d,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1), batch=2000
+        (d,), np.mean, n_resamples=20_000, method="BCa", random_state=1, batch=2000
     ).confidence_interval
     found = cmp.bca_interval(cells, n_boot=100_000)
     assert found[:2] == pytest.approx(tuple(expected), abs=1 / cells.n + 1e-9)
@@ -268,3 +268,24 @@ def test_coverage_of_tango_is_nominal(design):
     assert np.mean(inside) == pytest.approx(expected, abs=0.01)
     for i in range(0, 2000, 50):  # the interval is that test turned over
         assert (truth in cmp.tango_interval(int(lost[i]), int(gained[i]), n)) == inside[i]
+
+
+COVERAGE = {  # Wald, Agresti-Min, Bonett-Price; 4,000 tables each
+    (5000, 0.025, 0.025): (0.950, 0.950, 0.951),
+    (5000, 0.012, 0.008): (0.946, 0.947, 0.948),
+    (500, 0.03, 0.02): (0.952, 0.954, 0.961),
+    (100, 0.05, 0.02): (0.937, 0.963, 0.975),
+    (5794, 0.06, 0.07): (0.947, 0.947, 0.947),
+}
+
+
+@pytest.mark.parametrize("design", COVERAGE)
+def test_coverage_of_the_other_intervals(design):
+    """2,000 tables each; the binomial errors of both rates add up to .006."""
+    n, gain, loss = design
+    tables = np.random.default_rng(7).multinomial(n, (gain, loss, 1 - gain - loss), 2000).tolist()
+    cells = [cmp.Cells(0, c, b, rest) for b, c, rest in tables]
+    kinds = (cmp.wald_interval, cmp.agresti_min_interval, cmp.bonett_price_interval)
+    for interval, expected in zip(kinds, COVERAGE[design], strict=True):
+        inside = np.mean([gain - loss in interval(table) for table in cells])
+        assert inside == pytest.approx(expected, abs=0.015)

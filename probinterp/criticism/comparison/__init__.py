@@ -17,6 +17,7 @@ from probinterp.criticism.comparison.curves import (
 from probinterp.criticism.comparison.dirichlet import ChangePosterior, change_posterior
 from probinterp.criticism.comparison.floor import Floor, self_discordance
 from probinterp.criticism.comparison.holm_family import Family, family, holm
+from probinterp.criticism.comparison.image_bootstrap import Bootstrap, bootstrap_images
 from probinterp.criticism.comparison.intervals import (
     Interval,
     agresti_min_interval,
@@ -40,7 +41,6 @@ from probinterp.criticism.comparison.power import (
 )
 from probinterp.criticism.comparison.quantity import Comparison, Quantity
 from probinterp.criticism.comparison.reconstruction import (
-    Bootstrap,
     bootstrap_nmse,
     paired_bootstrap,
 )
@@ -85,6 +85,7 @@ __all__ = [
     "agresti_min_interval",
     "bca_interval",
     "bonett_price_interval",
+    "bootstrap_images",
     "bootstrap_nmse",
     "change_posterior",
     "class_effects",

@@ -97,7 +97,9 @@ def flags(values: Any, name: str) -> np.ndarray:
 
 def numbers(values: Any, name: str) -> Tensor:
     """Finite numbers of any array, in double precision on the CPU."""
-    tensor = torch.as_tensor(values).detach().cpu().double()
+    if not isinstance(values, Tensor):  # lists of floats keep their double precision
+        values = torch.from_numpy(np.array(values, dtype=np.float64))
+    tensor = values.detach().cpu().double()
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} must be finite.")
     return tensor

@@ -10,7 +10,7 @@ from scipy.special import betainc, betaincinv
 from probinterp.criticism.comparison.cells import Cells
 from probinterp.criticism.comparison.intervals import Interval, normal_quantile
 
-N_NODES = 2000  # of the integral over the discordance
+N_NODES = 1000  # of the integral over the discordance
 
 
 class ChangePosterior(NamedTuple):

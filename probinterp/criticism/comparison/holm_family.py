@@ -76,7 +76,10 @@ def family(
     preserved = holm([t.p_value for t in tested]).tolist()
     changed = holm([c.p_change for c in comparisons.values()]).tolist()
     beyond = holm([_p_beyond(c, margin, goal) for c in comparisons.values()]).tolist()
-    said = f"Holm's correction over {len(tested)} comparisons ({name})."
+    said = (
+        f"Holm's correction over {len(tested)} comparisons ({name}) is in the p-values and the "
+        "verdict, not in the bounds."
+    )
     columns: Sequence[Any] = (comparisons.items(), tested, preserved, changed, beyond)
     verdicts = {
         label: decide(c, t, p, q, r, floor=floor, correction=said)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from collections.abc import Sequence
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from probinterp.criticism.comparison.image_weights import image_weights, percentiles
-from probinterp.criticism.comparison.intervals import normal_quantile
+from probinterp.criticism.comparison.image_bootstrap import Bootstrap, bootstrap_images
 
 Metric = Literal["nmse", "r2", "cosine"]
 CHUNK_BYTES = 256e6  # of the weighted sums that are held at a time
@@ -35,41 +34,6 @@ class ImageSums(Protocol):
     def n_tokens(self) -> Tensor: ...  # noqa: D102
     @property
     def image(self) -> Tensor: ...  # noqa: D102
-
-
-class Bootstrap(NamedTuple):
-    """A metric of each layer with its bootstrap over images.
-
-    Parameters
-    ----------
-    metric
-        Name of the metric.
-    estimate
-        On all images, (L,).
-    low, high
-        Percentile interval, (L,) each.
-    standard_error
-        Standard deviation of the draws, (L,).
-    draws
-        Metric of each resample, (B, L).
-    level
-        Coverage of the interval.
-    n
-        Number of images.
-    baseline
-        Mean vector that the variance is taken around: ``"resampled"`` with the images, or
-        ``"frozen"``, given.
-    """
-
-    metric: str
-    estimate: Tensor
-    low: Tensor
-    high: Tensor
-    standard_error: Tensor
-    draws: Tensor
-    level: float
-    n: int
-    baseline: str
 
 
 def metric_of(
@@ -139,8 +103,14 @@ def bootstrap_nmse(
     ValueError
         If there are fewer than two images or the metric is unknown.
     """
-    return _bootstrap(
-        [sums], lambda values: values[:, 0], metric, n_boot, level, seed, mean, metric
+    return bootstrap_images(
+        lambda weights: metric_of(sums, weights, metric, mean),
+        len(sums.image),
+        name=metric,
+        n_boot=n_boot,
+        level=level,
+        seed=seed,
+        baseline=_baseline(mean),
     )
 
 
@@ -162,9 +132,16 @@ def paired_bootstrap(
         If the two do not rest on the same images.
     """
     require_same_images([first, second])
-    name = f"difference of {metric}"
-    return _bootstrap(
-        [first, second], lambda v: v[:, 0] - v[:, 1], metric, n_boot, level, seed, mean, name
+    return bootstrap_images(
+        lambda weights: (
+            metric_of(first, weights, metric, mean) - metric_of(second, weights, metric, mean)
+        ),
+        len(first.image),
+        name=f"difference of {metric}",
+        n_boot=n_boot,
+        level=level,
+        seed=seed,
+        baseline=_baseline(mean),
     )
 
 
@@ -180,35 +157,8 @@ def require_same_images(runs: Sequence[ImageSums]) -> None:
             raise ValueError("paired comparisons need the same tokens of each image.")
 
 
-def metric_draws(
-    runs: Sequence[ImageSums], metric: Metric, n_boot: int, seed: int, mean: Tensor | None
-) -> Tensor:
-    """Metric of each run under the same weights, (B, K, L) with K runs."""
-    n_images = len(runs[0].image)
-    chunks = []
-    for weights in image_weights(n_images, n_boot, seed):
-        chunks.append(torch.stack([metric_of(r, weights, metric, mean) for r in runs], 1))
-    return torch.cat(chunks)
-
-
-def _bootstrap(
-    runs: Sequence[ImageSums],
-    combine: Callable[[Tensor], Tensor],
-    metric: Metric,
-    n_boot: int,
-    level: float,
-    seed: int,
-    mean: Tensor | None,
-    name: str,
-) -> Bootstrap:
-    normal_quantile(level)
-    n_images = len(runs[0].image)
-    draws = combine(metric_draws(runs, metric, n_boot, seed, mean))
-    once = torch.ones(1, n_images, dtype=torch.float64)
-    estimate = combine(torch.stack([metric_of(r, once, metric, mean) for r in runs], 1))[0]
-    low, high = percentiles(draws, level)
-    baseline = "resampled" if mean is None else "frozen"
-    return Bootstrap(name, estimate, low, high, draws.std(0), draws, level, n_images, baseline)
+def _baseline(mean: Tensor | None) -> str:
+    return "resampled" if mean is None else "frozen"
 
 
 def _squared_sums(total: Tensor, weights: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probinterp.criticism.comparison.image_weights import percentiles
+from probinterp.criticism.comparison.image_weights import image_weights, percentiles
 from probinterp.criticism.comparison.intervals import normal_quantile
 from probinterp.criticism.comparison.reconstruction import (
     ImageSums,
     Metric,
-    metric_draws,
     metric_of,
     require_same_images,
 )
@@ -101,9 +100,13 @@ def seed_bootstrap(
     everything = [*runs, *(against or ())]
     require_same_images(everything)
     once = torch.ones(1, len(runs[0].image), dtype=torch.float64)
-    on_all = torch.stack([metric_of(r, once, metric, mean) for r in everything], 1)
-    by_seed = _subtracted(on_all, n_seeds)[0]  # (K, L)
-    values = _subtracted(metric_draws(everything, metric, n_boot, seed, mean), n_seeds)
+    by_seed = _subtracted(_each(everything, once, metric, mean), n_seeds)[0]  # (K, L)
+    values = torch.cat(
+        [
+            _subtracted(_each(everything, weights, metric, mean), n_seeds)
+            for weights in image_weights(len(runs[0].image), n_boot, seed)
+        ]
+    )  # (B, K, L)
     drawn = np.random.default_rng([seed, n_seeds]).integers(n_seeds, size=(n_boot, n_seeds - 1))
     draws = values[torch.arange(n_boot)[:, None], torch.from_numpy(drawn)].mean(1)
     low, high = percentiles(draws, level)
@@ -119,6 +122,13 @@ def seed_bootstrap(
         draws=draws,
         level=level,
     )
+
+
+def _each(
+    runs: Sequence[ImageSums], weights: Tensor, metric: Metric, mean: Tensor | None
+) -> Tensor:
+    """Metric of each run under the same weights, (W, K, L)."""
+    return torch.stack([metric_of(run, weights, metric, mean) for run in runs], 1)
 
 
 def _subtracted(values: Tensor, n_seeds: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from probinterp.criticism.comparison.floor import Floor
 from probinterp.criticism.comparison.margins import Declared, Goal, MarginTest, margin_test
@@ -59,6 +59,25 @@ class Verdict:
         """True where the proxy preserves, False where it changes, None without an answer."""
         answers: dict[str, bool | None] = {"preserves": True, "changes": False}
         return answers.get(self.decision)
+
+    def numbers(self) -> dict[str, Any]:
+        """All of it as plain numbers and words, for a record or a table."""
+        tested = self.margin_test
+        return {
+            "decision": self.decision,
+            "statement": self.statement,
+            "difference": self.difference,
+            "goal": tested.goal,
+            "margin": tested.margin,
+            "alpha": tested.alpha,
+            "low": tested.bounds.low,
+            "high": tested.bounds.high,
+            "declared": tested.declared,
+            "p_preserved": self.p_preserved,
+            "p_change": self.p_change,
+            "beyond": self.beyond,
+            "detected": self.detected,
+        }
 
 
 def verdict(
