@@ -1,6 +1,6 @@
 """Platelet RNA with the labels that were deposited, and with labels that mean nothing.
 
-    python benchmarks/platelet_controls.py --refits 10 --control-refits 5 --out docs/studies/platelets.csv
+    python benchmarks/platelet_controls.py --out docs/studies/platelets.csv
 
 The whole job of ``probinterp demo platelets`` runs three times on the same counts: with the
 deposited labels, with diseases permuted within batches, and with batches permuted over all samples.

@@ -11,14 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import anndata
-import numpy as np
 import pandas as pd
 import torch
 
-from probinterp import genomics, simulate
-from probinterp.inference import factors, late_cosine, log_predictive_density
-from probinterp.inference.block_check import block_check, mend_blocks
-from probinterp.inference.stability import refitting, stability
+from probinterp import genomics, inference, simulate
 from probinterp.likelihoods import NegativeBinomialLikelihood
 from probinterp.models import MultiStudySparseVAE
 from probinterp.reporting import plot_activity, plot_stability
@@ -60,19 +56,23 @@ def main(path: str | None, out: str, epochs: int, n_shared: int, refits: int, se
         n_nuisance_levels=len(train.nuisance_names),
     )
     adam = partial(torch.optim.Adam, lr=5e-3)
-    options = {"max_epochs": epochs, "batch_size": 64, "optimizer": adam, "schedule": late_cosine}
-    mended = lambda model, data: mend_blocks(model, data, **options).model  # noqa: E731
-    refit = refitting(make_model, mended, **options)
+    options = {"max_epochs": epochs, "batch_size": 64, "optimizer": adam}
+
+    def mended(model, data):
+        moved = inference.mend_blocks(model, data, **options).model
+        return inference.mend_codes(moved, data, rounds=1, **options).model
+
+    refit = inference.refitting(make_model, mended, **options)
     model = refit(train, seed)
-    print("blocks in order:", block_check(model, train).passed)
-    density = log_predictive_density(model, heldout.batch(), seed=seed).mean()
+    print("blocks in order:", inference.block_check(model, train).passed)
+    density = inference.log_predictive_density(model, heldout.batch(), seed=seed).mean()
     print(f"held-out log density: {density:.1f} nats per sample")
 
-    found = factors(model, everyone)
+    found = inference.factors(model, everyone)
     names = found.named(studies)
-    stable = stability(refit, train.data, model, seeds=range(1, refits + 1))
-    symbols = np.where(adata.var["symbol"] == "", adata.var_names, adata.var["symbol"])
-    symbols = pd.Series(symbols, index=adata.var_names)[train.var_names].tolist()
+    stable = inference.stability(refit, train.data, model, seeds=range(1, refits + 1))
+    symbols = adata.var["symbol"].where(adata.var["symbol"] != "", adata.var_names)
+    symbols = symbols[train.var_names].tolist()
     top = genomics.top_genes(found, 8, var_names=symbols, by_effect=True, study_names=studies)
     genes = top.groupby("factor")["gene"].apply(", ".join)
     for name, score in zip(names, stable.recovered.tolist(), strict=True):

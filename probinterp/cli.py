@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from probinterp.cli_clt import clt
+from probinterp.cli_demo import run_demos
+from probinterp.cli_text import (
+    checks_text,
+    finish,
+    number,
+    package_version,
+    speaker,
+    top_genes_lines,
+    tree,
+)
 
 FAILED, BAD_INPUT = 1, 2
 INTERRUPTED = 130  # what newer versions of typer make of Ctrl-C; older ones abort
@@ -34,6 +44,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(clt, name="clt")
 
 Out = Annotated[Path, typer.Option(help="Directory to write to; made if needed.")]
 Seed = Annotated[int, typer.Option(help="Seed of split, fit and checks.", min=0, max=2**32 - 1)]
@@ -61,6 +72,7 @@ class DemoData(StrEnum):
 
     CELLS = "cells"
     PLATELETS = "platelets"
+    VISION = "vision"
 
 
 @app.callback()
@@ -72,9 +84,12 @@ def start(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    data: Annotated[DemoData, typer.Argument(help="What to analyse.")] = DemoData.CELLS,
+    data: Annotated[
+        DemoData | None, typer.Argument(help="What to analyse; default cells, then vision.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory to write to; default demo or platelets.")
+        Path | None,
+        typer.Option(help="Directory to write to; default demo, platelets or vision."),
     ] = None,
     path: Annotated[
         Path | None,
@@ -90,53 +105,24 @@ def demo(
     draws: Draws = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Fit sparse VAEs to real data, compare and check them, write a report.
+    """Fit to real data, compare and check, write a report; alone: `cells` and `vision`.
 
-    `probinterp demo` takes blood cells of one study, which come with scanpy; `probinterp demo
-    platelets` takes platelet RNA of several diseases.
+    `cells`: sparse VAEs of blood cells of one study, which come with scanpy. `platelets`: of
+    platelet RNA of several diseases. `vision`: proxies of the MLPs of a CLIP for handwritten
+    digits. Both demonstrations together write into `cells` and `vision` in the directory.
     """
-    options: dict[str, Any] = {"seed": seed, "device": device, "progress": not as_json}
-    options |= {} if max_epochs is None else {"max_epochs": max_epochs}
-    if data is DemoData.PLATELETS:
-        options |= {"path": path, "gene_sets": gene_sets, "n_seeds": refits}
-        _demo_of_platelets(out or Path("platelets"), as_json, options)
-    else:
-        if path is not None or gene_sets is not None:
-            raise ValueError("--path and --gene-sets are for `probinterp demo platelets`.")
-        _demo_of_cells(out or Path("demo"), as_json, options | {"n_draws": draws})
-
-
-def _demo_of_cells(out: Path, as_json: bool, options: dict[str, Any]) -> None:
-    from probinterp.jobs import run_demo
-
-    say = _speaker(as_json)
-    say("Fitting 560 of 700 blood cells (10x PBMC 68k, 765 genes); 140 cells are held out.")
-    summary, table, comparison = run_demo(out, **options)
-    say(_factors_text(table))
-    say("Held-out log predictive density, nats per cell: larger is better.")
-    say("Difference: sparse VAE minus the model of the row, paired over cells.")
-    say(comparison.to_string(index=False, float_format="{:.2f}".format))
-    for name, rows in summary["checks"].items():
-        say(f"\nPredictive checks of the {name} on held-out cells:")
-        say(_checks_text(rows))
-    _finish(
-        as_json, summary, [out / n for n in ("report.html", "adata.h5ad", "model", "summary.json")]
+    if data is not DemoData.PLATELETS and (path is not None or gene_sets is not None):
+        raise ValueError("--path and --gene-sets are for `probinterp demo platelets`.")
+    run_demos(
+        None if data is None else data.value,
+        out,
+        seed=seed,
+        device=device,
+        draws=draws,
+        max_epochs=max_epochs,
+        platelets={"path": path, "gene_sets": gene_sets, "n_seeds": refits},
+        as_json=as_json,
     )
-
-
-def _demo_of_platelets(out: Path, as_json: bool, options: dict[str, Any]) -> None:
-    from probinterp.jobs import run_platelets
-
-    say = _speaker(as_json)
-    summary, tables = run_platelets(out, **options)
-    say(f"{summary['data']}\n{summary['note']}\n{summary['confounding']}\n")
-    say(f"Factors that come back in refits: {', '.join(summary['findings']) or 'none'}")
-    say(f"Explained by batch: {', '.join(summary['explained_by_batch']) or 'none'}")
-    say(f"Not stable: {', '.join(summary['not_stable']) or 'none'}\n")
-    say("Held-out log predictive density, nats per sample: larger is better.")
-    say("Difference: the multi-study model minus the model of the row, paired over samples.")
-    say(tables.heldout.to_string(index=False, float_format="{:.1f}".format))
-    _finish(as_json, summary, [out / name for name in summary["files"]])
 
 
 @app.command()
@@ -213,18 +199,18 @@ def fit(
         device=device,
         progress=not as_json,
     )
-    say = _speaker(as_json)
+    say = speaker(as_json)
     say(
         f"{summary['n_factors']} factors of {summary['n_genes']} genes from {summary['n_train']} "
         f"cells in {summary['epochs']} epochs ({summary['stopped'].replace('_', ' ')}).\n"
-        f"Held-out log predictive density: {_number(summary['heldout_log_density_per_cell'])} "
+        f"Held-out log predictive density: {number(summary['heldout_log_density_per_cell'])} "
         f"nats per cell, {summary['n_heldout']} cells."
     )
     for study, density in summary.get("heldout_log_density_per_study", {}).items():
-        say(f"  {study}: {_number(density)} nats per cell")
+        say(f"  {study}: {number(density)} nats per cell")
     say("Top genes (- falls as the score rises):")
-    say("\n".join(_top_genes_lines(summary)))
-    _finish(as_json, summary, [out / n for n in ("model", "adata.h5ad", "summary.json")])
+    say("\n".join(top_genes_lines(summary)))
+    finish(as_json, summary, [out / n for n in ("model", "adata.h5ad", "summary.json")])
 
 
 @app.command()
@@ -258,16 +244,16 @@ def check(
         seed=seed,
         progress=not as_json,
     )
-    say = _speaker(as_json)
+    say = speaker(as_json)
     first = next(iter(checked.results.values()))
     say(f"{first.n_new} units against {first.n_draws} replicated data sets:\n")
-    say(_checks_text(checked.table().to_dict("records")))
+    say(checks_text(checked.table().to_dict("records")))
     say("")
     for verdict in checked.verdicts():
         say(str(verdict))
     for note in checked.notes():
         say(f"Note: {note}")
-    _finish(as_json, summary, [out / name for name in ("check.json", "genes.csv", "report.html")])
+    finish(as_json, summary, [out / name for name in ("check.json", "genes.csv", "report.html")])
 
 
 @app.command()
@@ -300,12 +286,12 @@ def compare(
         seed=seed,
         progress=not as_json,
     )
-    say = _speaker(as_json)
+    say = speaker(as_json)
     say(found.score_table().to_string(index=False, float_format="{:.3f}".format))
     say(f"\n{found.scores.statement}\n")
     say("Effect sizes of the checks; * misfit, ? no verdict:")
     say(found.check_table().to_string(index=False))
-    _finish(as_json, summary, [out / name for name in ("compare.json", "report.html")])
+    finish(as_json, summary, [out / name for name in ("compare.json", "report.html")])
 
 
 @app.command()
@@ -322,7 +308,7 @@ def report(
     path = report_directory(
         directory, group_key=group_key, n_draws=draws, seed=seed, progress=not as_json
     )
-    _finish(as_json, {"report": str(path)}, [path])
+    finish(as_json, {"report": str(path)}, [path])
 
 
 @app.command()
@@ -339,14 +325,14 @@ def info(
         found: dict[str, Any] = read_config(model)
     else:
         names = ("probinterp", "torch", "pyro-ppl", "anndata", "scanpy", "arviz")
-        found = {name: _version(name) for name in names}
+        found = {name: package_version(name) for name in names}
         found |= {
             "python": platform.python_version(),
             "cuda": torch.cuda.is_available(),
             "threads": torch.get_num_threads(),
         }
-    _speaker(as_json)("\n".join(_tree(found)))
-    _finish(as_json, found, [])
+    speaker(as_json)("\n".join(tree(found)))
+    finish(as_json, found, [])
 
 
 def main() -> None:
@@ -373,73 +359,6 @@ def _complain(text: str, code: int) -> int:
         text = text.replace(python, option)
     print(f"probinterp: {' '.join(text.split())}", file=sys.stderr)
     return code
-
-
-def _speaker(as_json: bool) -> Any:
-    return (lambda text: None) if as_json else print
-
-
-def _finish(as_json: bool, summary: dict[str, Any], written: list[Path]) -> None:
-    """Print the summary as JSON, or the list of what was written."""
-    if as_json:
-        document = summary | {"written": [str(path) for path in written]}
-        print(json.dumps(document, indent=2, allow_nan=False))
-        return
-    for path in written:
-        print(f"wrote {path}")
-
-
-def _factors_text(table: Any) -> str:
-    lines = []
-    for row in table.to_dict("records"):
-        lines.append(f"\n{row['factor']}  marks {row['marks']}, AUC {row['AUC']:.2f}")
-        lines.append(f"    rise  {row['rise']}")
-        lines.append(f"    fall  {row['fall']}")
-    return "\n".join([*lines, ""])
-
-
-def _top_genes_lines(summary: dict[str, Any]) -> list[str]:
-    """One line a factor; genes that fall as the score rises have a minus."""
-    lines, width = [], max([10, *map(len, summary["top_genes"])])
-    for name, genes in summary["top_genes"].items():
-        effects = summary["top_effects"][name]
-        signed = [f"{'-' if e < 0 else ''}{g}" for g, e in zip(genes, effects, strict=True)]
-        lines.append(f"  {name:<{width}} {', '.join(signed)}")
-    return lines
-
-
-def _checks_text(rows: list[dict[Any, Any]]) -> str:
-    """Checks as a table; what differs most stands at the end."""
-    lines = [f"{'check':<31} {'z':>7} {'p':>6}  misfit"]
-    for row in rows:
-        largest = f" (largest: {row['largest']})" if row["largest"] else ""
-        lines.append(
-            f"{row['check']:<31} {_number(row['z'], '+.2f'):>7} {row['p']:6.3f}  "
-            f"{row['misfit']}{largest}"
-        )
-    return "\n".join(lines)
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _tree(values: dict[str, Any], indent: str = "") -> list[str]:
-    """Nested values, one line each."""
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_tree(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name}: {value}")
-    return lines
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

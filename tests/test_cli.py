@@ -128,6 +128,14 @@ BAD_INPUTS = [
     ("demo kidneys", "'kidneys' is not one of"),
     ("demo platelets --path missing.h5ad", "missing.h5ad not found. Get GSE68086"),
     ("demo platelets --out text.h5ad", "cannot write to text.h5ad: a file is in the way."),
+    ("demo vision --path good.h5ad", "--path and --gene-sets are for"),
+    ("demo vision --out text.h5ad", "cannot write to text.h5ad: a file is in the way."),
+    ("clt record tiny-clip nowhere", "nowhere is neither a folder of pictures nor 'digits'."),
+    ("clt record tiny-clip digits --dtype int4", "dtype must be one of float32,"),
+    ("clt fit nowhere", "nowhere is no recording of `probinterp clt record`."),
+    ("clt evaluate fit/model nowhere", "Missing option '--margin'"),
+    ("clt evaluate fit/model nowhere --margin 2", "margin must be a share between 0 and 1"),
+    ("clt evaluate fit/model nowhere --margin 0.01", "not a CrossLayerTranscoder."),
     ("demo --out text.h5ad --json", "cannot write to text.h5ad: a file is in the way."),
 ]
 
@@ -294,7 +302,9 @@ def test_info_of_versions_and_of_a_model(folder, capsys):
     assert "    n_features: 20\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["", "demo", "fit", "check", "compare", "report", "info"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "fit", "check", "compare", "report", "info", "clt", "clt evaluate"]
+)
 def test_help_ends_with_0(folder, capsys, command):
     capsys.readouterr()
     assert run_in(folder, *command.split(), "--help") == 0

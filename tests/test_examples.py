@@ -66,8 +66,7 @@ def test_pbmc_sparse_vae(tmp_path):
 
 @pytest.mark.engine
 def test_platelets(tmp_path):
-    done = run("platelets.py",
-        "train_tiny_clip.py", tmp_path, "--epochs", "5", "--shared", "3", "--refits", "1")
+    done = run("platelets.py", tmp_path, "--epochs", "5", "--shared", "3", "--refits", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("SYNTHETIC DATA")
     assert "nats per sample" in done.stdout

@@ -19,8 +19,8 @@ class Block(NamedTuple):
     """Some replicates, and the draw that they belong to or at which they are evaluated."""
 
     draw: PredictiveDraw
-    stacked: Tensor  # (C, N, G)
-    rows: tuple[Tensor, ...]  # the same, C times (N, G)
+    stacked: Tensor  # (C, N, ...)
+    rows: tuple[Tensor, ...]  # the same, C times (N, ...)
     together: bool  # whether blocks of these draws are evaluated as a whole
 
     def compared(self, x: Tensor) -> Block:
@@ -108,7 +108,7 @@ def _values(discrepancy: Discrepancy, block: Block, at: PredictiveDraw) -> Tenso
         # Sums over one data set alone are rounded in another order than those over several, which
         # would break the ties of discrete data: a single one is evaluated twice.
         n = len(block.stacked)
-        several = block.stacked if n > 1 else block.stacked.expand(2, -1, -1)
+        several = block.stacked if n > 1 else block.stacked.expand(2, *block.stacked.shape[1:])
         try:
             return torch.vmap(lambda x: discrepancy(x, at))(several)[:n]
         except (RuntimeError, ValueError, TypeError, UserWarning):

@@ -72,7 +72,7 @@ def evaluate(
             replicated=values.replicated,
             uniform=values.uniform,
             n_new=x.shape[0],
-            n_features=x.shape[1],
+            n_features=x[0].numel(),
             n_obs=n_obs,
             seed=plan.seed,
             reference=found.source,

@@ -53,7 +53,8 @@ def pop_pc(
         and ``point_estimate``. Draws with a method ``replicate_chunk(start, stop)`` hand over
         several replicates at a time.
     x_new
-        Held-out data, shape (N, G), floating point; nothing of it may have entered the fit.
+        Held-out data, shape (N, G), floating point; nothing of it may have entered the fit. A unit
+        may be an array, (N, L, D), for draws and discrepancies that know it.
     discrepancy
         Pure function ``(x, draw) -> Tensor``, a scalar or one value per feature, unit or group.
         Its attributes ``axis`` and ``labels`` say what the values of a vector are.

@@ -46,7 +46,7 @@ class PopPCResult:
     uniform
         The uniform number that breaks ties, one per p-value, shape (...).
     n_new, n_features
-        Shape of the compared data.
+        Units of the compared data and entries of each.
     n_obs
         Size of the data of the fit, if known.
     seed

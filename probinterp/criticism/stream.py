@@ -56,7 +56,7 @@ def stream(
     reference
         Where the discrepancies are evaluated, and the draws that replicate.
     x
-        The compared data, shape (N, G).
+        The compared data, shape (N, G), or (N, ...) where a unit is an array.
     suite
         Pure functions ``(x, draw) -> Tensor`` by name.
     tie_seed
@@ -79,7 +79,7 @@ def stream(
         at = SharedLikelihood(block.draw if reference.draw is None else reference.draw)
         for column in columns.values():
             column.evaluate(x, block, at, again=reference.draw is None)
-        totals.extend(block.stacked.sum((1, 2)))
+        totals.extend(block.stacked.flatten(1).sum(1))
         if regime is not None:
             regime.update(at.likelihood(x))  # of this very draw: only realised checks ask
         n_draws += len(block.rows)

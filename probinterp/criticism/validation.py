@@ -40,7 +40,7 @@ def validate(
         raise TypeError(f"stop must be a SequentialStop, got {type(plan.stop).__name__}.")
     if plan.n_reference < 1:
         raise ValueError(f"n_reference must be at least 1, got {plan.n_reference}.")
-    validate_data(x)
+    validate_data(x, n_dims=None)
 
 
 def _validate_draws(draws: object) -> None:
@@ -70,11 +70,14 @@ def _validate_calibration(plan: Plan, calibration: Calibration) -> None:
         raise ValueError("calibrate_refits needs kind='plugin' or kind='predictive'.")
 
 
-def validate_data(x: object) -> None:
-    """Raise TypeError or ValueError unless ``x`` is finite floating-point data (N, G)."""
+def validate_data(x: object, *, n_dims: int | None = 2) -> None:
+    """Raise TypeError or ValueError unless ``x`` is finite floating-point data (N, G).
+
+    With ``n_dims=None`` a unit may be an array, (N, ...), such as the layers of a network.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"the data must be a torch.Tensor, got {type(x).__name__}.")
-    if x.ndim != 2 or x.numel() == 0:
+    if x.ndim < 2 or x.ndim != (n_dims or x.ndim) or x.numel() == 0:
         raise ValueError(f"the data must have shape (N, G), not empty, got {tuple(x.shape)}.")
     if not x.is_floating_point():
         raise TypeError(f"the data must be floating point, got {x.dtype}; use x.float().")

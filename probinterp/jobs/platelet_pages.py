@@ -14,7 +14,9 @@ from probinterp.jobs.platelet_models import OURS, STABLE, PlateletFit, PlateletM
 from probinterp.jobs.platelet_tables import (
     BATCH_ONLY,
     EVERYONE,
+    FEW_SAMPLES,
     FINDING,
+    OWN_SAMPLES,
     UNSTABLE,
     PlateletTables,
 )
@@ -121,11 +123,15 @@ def _data(cohort: Cohort) -> Section:
 
 
 def _factors(tables: PlateletTables, figures: Mapping[str, Figure]) -> Section:
-    by = {name: tables.with_status(name) for name in (FINDING, BATCH_ONLY, UNSTABLE)}
+    statuses = (FINDING, BATCH_ONLY, OWN_SAMPLES, FEW_SAMPLES, UNSTABLE)
+    by = {name: tables.with_status(name) for name in statuses}
     lists = {name: ", ".join(factors) or "none" for name, factors in by.items()}
     text = (
-        f"{len(by[FINDING])} of {len(tables.factors)} factors are findings: they come back in at "
-        f"least {STABLE:.0%} of refits to parts of the samples. Set aside, because a part of "
+        f"{len(by[FINDING])} of {len(tables.factors)} factors are findings: shared, and back in at "
+        f"least {STABLE:.0%} of refits to parts of the samples. Stable, but of one disease only: "
+        f"{lists[OWN_SAMPLES]}; factors of groups drawn at random are stable about as often, so "
+        "that is no evidence about a disease. Carried by fewer than five samples: "
+        f"{lists[FEW_SAMPLES]}. Set aside, because a part of "
         "their variance follows batches (p at most 0.05) and none is shown to follow disease "
         f"beyond them: {lists[BATCH_ONLY]}. Not stable: {lists[UNSTABLE]}."
     )

@@ -17,6 +17,8 @@ from probinterp.jobs.platelet_models import STABLE, PlateletFit
 
 LEVEL = 0.05
 FINDING, BATCH_ONLY, UNSTABLE = "stable", "explained by batch", "not stable"
+FEW_SAMPLES, OWN_SAMPLES = "few samples", "stable in its samples"
+FEWEST = 5.0  # effective number of samples that must carry a factor
 TOP_GENES = 50  # of a factor that gene sets are tested in
 EVERYONE = "all"
 
@@ -105,10 +107,27 @@ def _judged(result: PlateletFit, scores: pd.DataFrame) -> pd.DataFrame:
     judged["stability"] = [round(came_back.get(column, 0.0), 3) for column in columns]
     stable = judged["stability"] >= STABLE
     judged["status"] = np.where(stable, FINDING, UNSTABLE)
-    judged.loc[judged["batch_alone"].notna() & judged.pop("by_batch"), "status"] = BATCH_ONLY
-    first = ["factor", "block", "status", "stability", "uneven"]
+    judged["samples"] = [round(effective_samples(scores[name]), 1) for name in judged["factor"]]
     table = factor_table(result.fitted, None).merge(judged, on="factor", how="right")
+    specific = (table["block"] != SHARED_NAME) & (table["status"] == FINDING)
+    table.loc[specific, "status"] = OWN_SAMPLES
+    table.loc[table["batch_alone"].notna() & table.pop("by_batch"), "status"] = BATCH_ONLY
+    table.loc[table["samples"] < FEWEST, "status"] = FEW_SAMPLES
+    first = ["factor", "block", "status", "stability", "samples", "uneven"]
     return table[first + [name for name in table if name not in first]]
+
+
+def effective_samples(scores: pd.Series) -> float:
+    r"""How many samples carry the variance of a factor, scores of zero left out.
+
+    .. math:: \Big(\sum_i c_i^2\Big)^2 \Big/ \sum_i c_i^4
+
+    with the centred scores c: a third of the samples where these are normal, 1 where all variance
+    is one sample's.
+    """
+    here = scores[scores != 0].astype(float)
+    square = (here - here.mean()).pow(2)
+    return float(square.sum() ** 2 / square.pow(2).sum()) if square.any() else 0.0
 
 
 def _shares(result: PlateletFit, scores: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,9 @@ from probinterp.jobs.platelet_models import N_SHARED, PlateletFit, Training, fit
 from probinterp.jobs.platelet_pages import moves_in_words, write_platelet_page
 from probinterp.jobs.platelet_tables import (
     BATCH_ONLY,
+    FEW_SAMPLES,
     FINDING,
+    OWN_SAMPLES,
     UNSTABLE,
     PlateletTables,
     platelet_tables,
@@ -107,6 +109,8 @@ def _summary(cohort: Cohort, result: PlateletFit, tables: PlateletTables) -> dic
         "n_refits": len(result.stability.correlation),
         "findings": tables.with_status(FINDING),
         "explained_by_batch": tables.with_status(BATCH_ONLY),
+        "stable_in_one_disease": tables.with_status(OWN_SAMPLES),
+        "few_samples": tables.with_status(FEW_SAMPLES),
         "not_stable": tables.with_status(UNSTABLE),
         "uneven": result.uneven,
         "moves": moves_in_words(result.mending),

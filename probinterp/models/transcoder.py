@@ -268,6 +268,8 @@ class CrossLayerTranscoder(TranscoderProgram):
         folded.outputs.fold(self.encoder.scale)
         folded.decoders.rescale(unit)
         folded.noise.rescale(unit)
+        if folded.decoder_prior is not None:
+            folded.decoder_prior.rescale(unit)
         folded.residual_squares.mean_square *= unit.square()
         return folded.eval()
 

@@ -155,6 +155,9 @@ class DecoderPrior(Configured, nn.Module, ABC):
     def update(self, decoder: TriangularDecoder, n_total: int, progress: float) -> None:  # noqa: B027
         """Proximal step on the decoders and closed-form updates, after a gradient step."""
 
+    def rescale(self, unit: Tensor) -> None:  # noqa: B027
+        """Follow decoders that are multiplied by ``unit``, (L, 1), for each target."""
+
 
 def layout_for(
     layout: Literal["auto", "target", "source", "reference"],

@@ -29,6 +29,13 @@ from probinterp.reporting.study_plots import (
     plot_block_loadings,
     plot_variance_explained,
 )
+from probinterp.reporting.vision_cards import plot_feature_card
+from probinterp.reporting.vision_plots import (
+    plot_contributions,
+    plot_faithfulness,
+    plot_reconstruction,
+    plot_replacement,
+)
 
 __all__ = [
     "ArvizDraws",
@@ -52,6 +59,11 @@ __all__ = [
     "pit_histogram",
     "plot_activity",
     "plot_block_loadings",
+    "plot_contributions",
+    "plot_faithfulness",
+    "plot_feature_card",
+    "plot_reconstruction",
+    "plot_replacement",
     "plot_stability",
     "plot_variance_explained",
     "pop_pc_distribution",

@@ -233,6 +233,20 @@ def test_a_family_corrects_each_question_by_holm():
         cmp.family("none", {}, margin=0.01)
 
 
+def test_a_detected_gain_is_no_reason_to_refuse_a_proxy():
+    """Eleven losses leave the correction of the margin tests severe, that of the changes mild."""
+    comparisons = {"gain": accuracy(14, 28, 100)}
+    comparisons |= {f"loss {i}": accuracy(38, 2, 100) for i in range(11)}
+    welcome = cmp.family("windows", comparisons, margin=0.01).verdicts
+    assert welcome["gain"].p_preserved > 0.05 > welcome["gain"].p_change
+    assert (welcome["gain"].decision, welcome["gain"].detected) == ("not enough data to tell", True)
+    assert "a gain of 14 pp is detected" in str(welcome["gain"])
+    assert "a loss of 1 pp is not excluded at this level" in str(welcome["gain"])
+    assert {v.decision for k, v in welcome.items() if k != "gain"} == {"changes"}
+    either = cmp.family("windows", comparisons, margin=0.01, goal="equivalence").verdicts
+    assert either["gain"].decision == "changes"
+
+
 @pytest.mark.slow
 def test_wrong_verdicts_are_as_rare_as_promised():
     """2,000 tables of 2,000 images: "preserves" at the margin, "changes" without any change."""

@@ -16,6 +16,7 @@ from probinterp.jobs.platelet_cohort import (
     synthetic_cohort,
 )
 from probinterp.jobs.platelet_models import OURS
+from probinterp.jobs.platelet_tables import effective_samples
 
 SHORT = {"n_seeds": 2, "n_shared": 3, "device": "cpu", "progress": False}
 
@@ -64,10 +65,13 @@ def test_every_output_says_that_the_data_are_synthetic(done):
 def test_findings_are_stable_factors_that_batches_do_not_explain(done):
     folder, summary, tables = done
     status = tables.factors.set_index("factor")["status"]
-    by_status = [summary[key] for key in ("findings", "explained_by_batch", "not_stable")]
+    keys = ("findings", "explained_by_batch", "stable_in_one_disease", "few_samples", "not_stable")
+    by_status = [summary[key] for key in keys]
     assert sorted(sum(by_status, [])) == sorted(status.index)
     stable = tables.factors.set_index("factor").loc[summary["findings"]]
     assert (stable["stability"] >= 0.8).all()
+    assert (stable["samples"] >= 5).all()
+    assert (stable["block"] == "shared").all()
     page = unescape((folder / "report.html").read_text())
     for name in status.index:
         assert (f"{name} is stable" in page) == (name in summary["findings"])
@@ -130,3 +134,11 @@ def test_real_series_is_named_by_symbol(data_dir):
     assert "stands in for the platelet cohort" in found.note
     assert "Breast has no samples in Batch02" in found.confounding()
     assert found.reference == "HC"
+
+
+def test_effective_samples_of_normal_scores_and_of_one_far_sample():
+    random = np.random.default_rng(0)
+    scores = pd.Series(random.standard_normal(3000))
+    assert effective_samples(scores) == pytest.approx(1000, rel=0.1)
+    assert effective_samples(pd.Series([0.0, 0, 0, 5, 5.1, 4.9, 80])) == pytest.approx(1.3, abs=0.4)
+    assert effective_samples(pd.Series([0.0, 0.0])) == 0

@@ -22,7 +22,17 @@ from probinterp.models import (
     MultiStudySparseVAE,
     SparseVAE,
 )
-from probinterp.models.activation_priors import AbsTopK, JumpReLU, ReLUTopK
+from probinterp.models.activation_priors import (
+    AbsTopK,
+    BernoulliGaussian,
+    BernoulliTruncatedNormal,
+    HardConcrete,
+    JumpReLU,
+    ReLUTopK,
+    Truncated,
+)
+from probinterp.models.decoder_priors import GroupSpikeSlabLasso
+from probinterp.models.token_noise import DiagonalNoise, StudentTNoise
 
 MODELS = {
     "CrossLayerTranscoder": lambda: CrossLayerTranscoder(2, 3, 8, activation=ReLUTopK(2)),
@@ -31,6 +41,24 @@ MODELS = {
     ),
     "CrossLayerTranscoder-jump": lambda: CrossLayerTranscoder(
         2, 3, 8, activation=JumpReLU(target_l0=2.0), cross_layer=False
+    ),
+    "CrossLayerTranscoder-gates": lambda: CrossLayerTranscoder(
+        2, 3, 8, activation=BernoulliTruncatedNormal(2.0)
+    ),
+    "CrossLayerTranscoder-signed": lambda: CrossLayerTranscoder(
+        2, 3, 8, activation=BernoulliGaussian(2.0), noise=StudentTNoise(), elbo="meanfield"
+    ),
+    "CrossLayerTranscoder-few": lambda: CrossLayerTranscoder(
+        2,
+        3,
+        8,
+        activation=Truncated(BernoulliGaussian(2.0), 4),
+        noise=DiagonalNoise(),
+        decoder_prior=GroupSpikeSlabLasso(),
+        layout="source",
+    ),
+    "CrossLayerTranscoder-concrete": lambda: CrossLayerTranscoder(
+        2, 3, 8, activation=HardConcrete(2.0)
     ),
     "FactorAnalysis": lambda: FactorAnalysis(6, 2),
     "FactorAnalysis-counts": lambda: FactorAnalysis(6, 2, likelihood=RoundedLogNormalLikelihood(6)),

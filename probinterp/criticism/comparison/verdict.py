@@ -24,8 +24,8 @@ class Verdict:
     ----------
     decision
         ``"preserves"``: the change was shown to be inside the margin. ``"changes"``: it was not,
-        and a change was shown. ``"not enough data to tell"``: neither was shown; a difference that
-        is not significant never counts as preserved.
+        and a change was shown, which for non-inferiority must be a loss. ``"not enough data to
+        tell"``: neither was shown; a difference that is not significant never counts as preserved.
     statement
         English sentences.
     difference
@@ -127,16 +127,15 @@ def decide(
     """Verdict from p-values, which a family of comparisons has corrected."""
     alpha = tested.alpha
     detected, beyond = p_change <= alpha, p_beyond <= alpha
+    unwelcome = tested.goal == "equivalence" or comparison.difference < 0
     decision: Decision = "not enough data to tell"
     if p_preserved <= alpha:
-        decision = "preserves"
-    elif beyond or detected:
-        decision = "changes"
-    said = {"preserves": _preserves, "changes": _changes}.get(decision)
-    if said is None:
-        sentence = _unknown(comparison, tested)
+        decision, say = "preserves", _preserves
+    elif beyond or (detected and unwelcome):
+        decision, say = "changes", _changes
     else:
-        sentence = said(comparison, tested, p_change, detected, beyond)
+        say = _unknown
+    sentence = say(comparison, tested, p_change, detected, beyond)
     statement = " ".join([sentence, *_reservations(tested, floor, correction)])
     return Verdict(
         decision,
@@ -182,8 +181,17 @@ def _changes(
     )
 
 
-def _unknown(comparison: Comparison, tested: MarginTest) -> str:
+def _unknown(
+    comparison: Comparison, tested: MarginTest, p_change: float, detected: bool, beyond: bool
+) -> str:
     quantity = comparison.quantity
+    if detected:  # a gain, after a correction that leaves no verdict on a loss
+        return (
+            f"Not enough data to tell: a gain of {quantity.size(comparison.difference)} is "
+            f"detected ({quantity.test} p = {p_change:.2g}), but a loss of "
+            f"{quantity.size(tested.margin)} is not excluded at this level "
+            f"({_where(comparison, tested)})."
+        )
     what = "loss" if tested.goal == "noninferiority" else "change"
     return (
         f"Not enough data to tell: {_where(comparison, tested)}, so that neither unchanged "

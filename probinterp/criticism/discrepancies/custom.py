@@ -136,7 +136,7 @@ def check_discrepancy(function: Discrepancy, x: Tensor, draw: PredictiveDraw) ->
     function
         The function to verify.
     x
-        Data, shape (N, G), floating point.
+        Data, shape (N, G), or (N, ...) where a unit is an array; floating point.
     draw
         A draw whose likelihood takes ``x``.
 
@@ -150,9 +150,9 @@ def check_discrepancy(function: Discrepancy, x: Tensor, draw: PredictiveDraw) ->
     TypeError
         If the data or the value are no tensor of floating point numbers.
     ValueError
-        If ``x`` is no matrix, if the value has the wrong shape, length or device or contains NaN,
-        if it differs between two calls, or if the function changed its data or drew random
-        numbers.
+        If ``x`` has no units and features, if the value has the wrong shape, length or device or
+        contains NaN, if it differs between two calls, or if the function changed its data or drew
+        random numbers.
     """
     name = name_of(function)
     _require_data(x)
@@ -175,7 +175,7 @@ def check_discrepancy(function: Discrepancy, x: Tensor, draw: PredictiveDraw) ->
 
 
 def _require_data(x: Tensor) -> None:
-    if x.ndim != 2:
+    if x.ndim < 2:
         raise ValueError(f"x must be data of shape (N, G), got shape {tuple(x.shape)}.")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point, got {x.dtype}.")

@@ -1,0 +1,383 @@
+"""Transcoders from files to files: what ``probinterp clt`` offers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from probinterp.criticism.comparison import Record, hash_of
+from probinterp.inference import load, save
+from probinterp.jobs.check_pages import versions
+from probinterp.jobs.clt_evaluation import (
+    ProxyEvaluation,
+    Task,
+    classification,
+    evaluate_faithfulness,
+    evaluate_proxy,
+    reconstruction_rows,
+    replacement_rows,
+)
+from probinterp.jobs.clt_fitting import codeless_proxies, fit_transcoder, make_transcoder
+from probinterp.jobs.clt_pages import choose_cards, write_clt_page
+from probinterp.jobs.fitting import output_folder, write_json
+from probinterp.models import CrossLayerTranscoder
+from probinterp.vision import (
+    ActivationData,
+    digits,
+    load_clip,
+    open_activations,
+    record_activations,
+    tiny_clip,
+)
+from probinterp.vision.image_source import NO_LABEL, image_source
+from probinterp.vision.tiny_clip import CLASS_NAMES, TEMPLATES
+
+TINY, DIGITS = "tiny-clip", "digits"
+SOURCE = "source.json"
+PROMPT = ("a photo of a {}",)
+DTYPES = ("float32", "float16", "bfloat16", "int8")
+
+
+def record_clt(
+    backbone: str,
+    images: str,
+    out: str | Path,
+    *,
+    pretrained: str | None = None,
+    tokens: str = "all",
+    store: str = "inputs",
+    dtype: str = "float32",
+    part: str = "train",
+    batch_size: int = 64,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Record what the MLPs of a tower do on images, into a folder.
+
+    Parameters
+    ----------
+    backbone, pretrained
+        ``"tiny-clip"``, or name and weights as open_clip knows them.
+    images
+        ``"digits"``, or a folder of pictures with classes as subfolders.
+    out
+        Folder for the recording; an interrupted one goes on.
+    tokens, store, dtype, batch_size, progress
+        As for :func:`probinterp.vision.record_activations`.
+    part
+        Part of the digits: ``"train"`` or ``"heldout"``.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    folder = output_folder(out)
+    data = record_activations(
+        _backbone(backbone, pretrained),
+        path=folder,
+        tokens=tokens,
+        store=store,
+        dtype=getattr(torch, dtype),
+        batch_size=batch_size,
+        progress=progress,
+        **_images(images, part, backbone, pretrained),
+    )
+    source = {"backbone": backbone, "pretrained": pretrained, "images": images, "part": part}
+    write_json(folder / SOURCE, source)
+    return source | {
+        "n_images": data.n_images,
+        "tokens_per_image": data.n_tokens,
+        "layers": list(data.layers),
+        "hook_names": list(data.manifest["backbone"]["hook_names"]),
+    }
+
+
+def fit_clt(
+    recording: str | Path,
+    out: str | Path,
+    *,
+    activation: str = "relu-topk",
+    n_latents: int = 256,
+    target_l0: float = 16,
+    per_layer: bool = False,
+    skip: bool = False,
+    epochs: int = 12,
+    steps: int | None = None,
+    batch_size: int = 512,
+    learning_rate: float = 3e-3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Fit a transcoder to a recording and save it as ``out/model``.
+
+    Parameters
+    ----------
+    recording
+        Folder that :func:`record_clt` wrote.
+    out
+        Folder for ``model/`` and ``summary.json``.
+    activation, n_latents, target_l0, per_layer, skip
+        See :func:`~probinterp.jobs.clt_fitting.make_transcoder`.
+    epochs, steps, batch_size, learning_rate, seed, device, progress
+        See :func:`~probinterp.jobs.clt_fitting.fit_transcoder`.
+    """
+    folder = output_folder(out)
+    data, source = _recording(recording)
+    clt = make_transcoder(
+        data,
+        activation=activation,
+        n_latents=n_latents,
+        target_l0=target_l0,
+        per_layer=per_layer,
+        skip=skip,
+        seed=seed,
+    )
+    history = fit_transcoder(
+        clt,
+        data,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    clt.metadata = clt.metadata | {"source": source}
+    save(clt, folder / "model", history, overwrite=True)
+    summary = {
+        "activation": activation,
+        "n_layers": clt.n_layers,
+        "n_latents": n_latents,
+        "target_l0": target_l0,
+        "cross_layer": clt.cross_layer,
+        "skip": skip,
+        "n_images": data.n_images,
+        "epochs": len(history.records),
+        "stopped": history.stopped,
+        "recording": str(recording),
+    }
+    return dict(write_json(folder / "summary.json", summary))
+
+
+def evaluate_clt(
+    model: str | Path,
+    recording: str | Path,
+    out: str | Path,
+    *,
+    margin: float,
+    declared_after: bool = False,
+    templates: Sequence[str] = (),
+    train: str | Path | None = None,
+    compare: Sequence[str | Path] = (),
+    kept: int | None = None,
+    seed: int = 0,
+    page: bool = True,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Put a transcoder in its network's place on held-out images and judge it.
+
+    Parameters
+    ----------
+    model
+        Folder of a saved transcoder.
+    recording
+        Recording of held-out images with classes.
+    out
+        Folder for ``records/``, two CSV tables, ``evaluation.json`` and ``report.html``.
+    margin
+        Largest loss of accuracy that counts as preserved, as a share; it has no default.
+    declared_after
+        Say that the margin was chosen after the data were seen.
+    templates
+        Prompts with ``{}``; default: those of the digits, or "a photo of a {}".
+    train
+        Recording of the training images, for ridge regression and mean as baselines; the
+        identity is always there.
+    compare
+        Folders of other transcoders, such as a per-layer one.
+    kept
+        Sources of the sufficiency test.
+    seed
+        Seed of the bootstraps.
+    page
+        Write ``report.html`` too.
+
+    Raises
+    ------
+    TowerMismatchError
+        If a transcoder was made for another tower.
+    ValueError
+        If the margin is impossible or images have no classes.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"margin must be a share between 0 and 1, such as 0.01, got {margin:g}.")
+    started, folder = time.perf_counter(), output_folder(out)
+    clt = _transcoder(model)
+    data, source = _recording(recording)
+    task = _task(data, source, templates)
+    proxies: dict[str, Any] = {Path(model).resolve().parent.name: clt}
+    proxies |= {Path(other).resolve().parent.name: _transcoder(other) for other in compare}
+    baselines = codeless_proxies(data if train is None else _recording(train)[0], task.tower)
+    proxies |= baselines if train is not None else {"identity": baselines["identity"]}
+    declared: Any = "after" if declared_after else "before"
+    found = {
+        name: evaluate_proxy(proxy, task, margin=margin, declared=declared, seed=seed)
+        for name, proxy in proxies.items()
+    }
+    faithfulness = evaluate_faithfulness(clt, task, kept=kept, seed=seed)
+    table = pd.DataFrame(replacement_rows(found))
+    table.to_csv(folder / "replacement.csv", index=False)
+    pd.DataFrame(reconstruction_rows(found)).to_csv(folder / "reconstruction.csv", index=False)
+    first = next(iter(found.values()))
+    seconds = time.perf_counter() - started
+    _write_records(folder, first, task, source, clt, declared, seed, seconds)
+    summary = {
+        "model": str(model),
+        "images": source["images"],
+        "n_images": data.n_images,
+        "accuracy_network": first.replacement.network.accuracy,
+        "primary": first.primary,
+        "margin": margin,
+        "margin_declared": declared,
+        "verdicts": {name: e.verdict.numbers() for name, e in found.items()},
+        "windows": {label: v.numbers() for label, v in first.family.verdicts.items()},
+        "floor": str(task.floor),
+        "order": list(faithfulness.order),
+        "sufficiency": str(faithfulness.rank),
+        "contributions": {
+            kind: scores.matrix.tolist() for kind, scores in faithfulness.contributions.items()
+        },
+    }
+    if page:
+        shown = image_source(**_images(source["images"], source["part"], *_named(source)))
+        write_clt_page(
+            folder / "report.html",
+            found,
+            faithfulness,
+            choose_cards(clt, data, _Pictures(shown)) if "patch" in first.reconstruction else (),
+            title=f"{next(iter(found))} in the place of the MLPs of {source['backbone']}",
+            margin=margin,
+            settings={"seed": seed, "model": str(model), "images": source["images"]},
+            class_names=task.class_names,
+        )
+    return write_json(folder / "evaluation.json", summary), table
+
+
+class _Pictures:
+    """Pixels of images by number."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def __getitem__(self, number: int) -> Any:
+        return self.source[number][0]
+
+
+def _backbone(name: str, pretrained: str | None) -> nn.Module:
+    if name == TINY:
+        return tiny_clip().model
+    return load_clip(name, pretrained).model
+
+
+def _named(source: dict[str, Any]) -> tuple[str, str | None]:
+    return source["backbone"], source["pretrained"]
+
+
+def _images(images: str, part: str, backbone: str, pretrained: str | None) -> dict[str, Any]:
+    """Arguments ``images``, ``labels`` and ``preprocess`` of whatever reads images."""
+    if images == DIGITS:
+        parts = digits()._asdict()
+        if part not in parts:
+            raise ValueError(f"part must be one of {', '.join(parts)}, got {part!r}.")
+        return {"images": parts[part].images, "labels": parts[part].labels}
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"{images} is neither a folder of pictures nor 'digits'.")
+    preprocess = tiny_clip().preprocess if backbone == TINY else None
+    return {
+        "images": images,
+        "preprocess": preprocess or load_clip(backbone, pretrained).preprocess,
+    }
+
+
+def _recording(folder: str | Path) -> tuple[ActivationData, dict[str, Any]]:
+    path = Path(folder) / SOURCE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no recording of `probinterp clt record`.")
+    source = json.loads(path.read_text())
+    return open_activations(folder, _backbone(*_named(source))), source
+
+
+def _transcoder(folder: str | Path) -> CrossLayerTranscoder:
+    model = load(folder)
+    if not isinstance(model, CrossLayerTranscoder):
+        raise TypeError(f"{folder} holds a {type(model).__name__}, not a CrossLayerTranscoder.")
+    return model.eval()
+
+
+def _task(data: ActivationData, source: dict[str, Any], templates: Sequence[str]) -> Task:
+    if data.labels is None or (data.labels == NO_LABEL).any():
+        raise ValueError("the recorded images need classes: put them in one subfolder a class.")
+    assert data.tower is not None
+    if source["images"] == DIGITS:
+        names: Sequence[str] = CLASS_NAMES
+        prompts = tuple(templates) or TEMPLATES
+    else:
+        folders = sorted(p.name for p in Path(source["images"]).iterdir() if p.is_dir())
+        names = [name.replace("_", " ") for name in folders]
+        prompts = tuple(templates) or PROMPT
+    arguments = _images(source["images"], source["part"], *_named(source))
+    images = image_source(**arguments)
+    return classification(data.tower, images, data.labels, names, prompts, data)
+
+
+def _write_records(
+    folder: Path,
+    found: ProxyEvaluation,
+    task: Task,
+    source: dict[str, Any],
+    clt: CrossLayerTranscoder,
+    declared: Any,
+    seed: int,
+    seconds: float,
+) -> None:
+    """One JSON record a window and token type that reaches the embedding."""
+    records = output_folder(folder / "records")
+    network, backbone = found.replacement.network, task.tower.record()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    weights = hash_of([f"{n} {v.double().sum().item():.17g}" for n, v in clt.state_dict().items()])
+    for number, window in enumerate(w for w in found.replacement.windows if w.visible):
+        label = list(found.family.verdicts)[number]
+        judged, compared = found.family.verdicts[label], found.comparisons[label]
+        Record(
+            backbone=backbone,
+            hook_names=backbone["hook_names"],
+            proxy_hash=weights,
+            dataset=source["images"],
+            split=source["part"],
+            image_hash=network.image_hash,
+            template_hash=network.template_hash,
+            preprocess_hash=network.preprocess_hash or "none",
+            tokens=window.tokens,
+            window=window.layers,
+            cells=compared.cells,
+            margin=judged.margin_test.margin,
+            margin_declared=declared,
+            margin_declared_at=now,
+            family=found.family.name,
+            correction=found.family.correction,
+            seeds={"bootstrap": seed},
+            wall_time=seconds,
+            versions={name: str(value) for name, value in versions().items()},
+            numbers=compared.numbers() | {"verdict": judged.numbers()},
+        ).to_json(records / f"{number:02d}.json")

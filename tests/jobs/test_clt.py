@@ -1,0 +1,88 @@
+"""From digits to a verdict, by files."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probinterp.criticism.comparison import Record
+from probinterp.jobs.clt import evaluate_clt, fit_clt, record_clt
+from probinterp.jobs.clt_evaluation import window_label
+from probinterp.jobs.clt_fitting import Activation, ExchangedOutputs, make_transcoder
+from probinterp.vision import digits, record_activations, tiny_clip
+
+pytest.importorskip("open_clip")
+
+
+@pytest.fixture(scope="module")
+def few():
+    images, labels = digits().heldout
+    return record_activations(
+        tiny_clip().model, images[:20], labels=labels[:20], store="both", progress=False
+    )
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+def test_every_activation_makes_a_transcoder_of_the_tower(few, activation):
+    clt = make_transcoder(few, activation=activation, n_latents=32, target_l0=4, seed=0)
+    assert (clt.n_layers, clt.width, clt.n_latents) == (4, 64, 32)
+    assert clt.metadata["backbone"] == few.manifest["backbone"]
+
+
+def test_impossible_sizes_are_refused(few):
+    with pytest.raises(ValueError, match="must be one of relu-topk"):
+        make_transcoder(few, activation="relu")
+    with pytest.raises(ValueError, match="must be whole for top-k, got 2.5"):
+        make_transcoder(few, target_l0=2.5)
+    with pytest.raises(ValueError, match=r"must be in 0..8, got 16"):
+        make_transcoder(few, n_latents=8)
+
+
+def test_exchanged_outputs_are_those_of_other_tokens(few):
+    exchanged, true = ExchangedOutputs(few, seed=0).batch(), few.batch()
+    assert (exchanged.inputs == true.inputs).all()
+    assert exchanged.x.sum(0).numpy() == pytest.approx(true.x.sum(0).numpy(), abs=1e-2)
+    assert not np.allclose(exchanged.x, true.x)
+
+
+def test_window_labels():
+    assert window_label((1, 2, 3), "cls") == "layers 1-3, only cls tokens"
+    assert window_label((3,), "all") == "layer 3, all tokens"
+    assert window_label((0, 2), "patch") == "layers 0,2, only patch tokens"
+
+
+@pytest.mark.slow
+def test_record_fit_evaluate_report(tmp_path):
+    for part in ("train", "heldout"):
+        record_clt("tiny-clip", "digits", tmp_path / part, part=part, progress=False)
+    summary = fit_clt(
+        tmp_path / "train",
+        tmp_path / "clt",
+        n_latents=64,
+        target_l0=8,
+        epochs=1,
+        device="cpu",
+        progress=False,
+    )
+    assert summary["n_images"] == 1400
+    found, table = evaluate_clt(
+        tmp_path / "clt" / "model",
+        tmp_path / "heldout",
+        tmp_path / "out",
+        margin=0.01,
+        train=tmp_path / "train",
+    )
+    identity = table[table["proxy"] == "identity"]
+    assert (identity["change"] == 0).all()
+    assert found["verdicts"]["identity"]["decision"] == "preserves"
+    assert found["verdicts"]["mean"]["decision"] == "changes"
+    columns = np.array(found["contributions"]["cls"]).sum(0)
+    assert columns == pytest.approx(np.ones(4), abs=1e-5)
+    read = pd.read_csv(tmp_path / "out" / "reconstruction.csv")
+    assert (read[read["proxy"] == "identity"]["R2"] > 0.9999).all()
+    records = [Record.from_json(p) for p in sorted((tmp_path / "out" / "records").iterdir())]
+    assert {r.margin_declared for r in records} == {"before"}
+    assert records[0].n == 397
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["n_images"] == 397
+    assert "May the proxy stay" in (tmp_path / "out" / "report.html").read_text()
