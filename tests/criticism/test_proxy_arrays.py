@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 from transcoder_cases import made, tokens  # noqa: E402
 
 N, L, D = 24, 3, 4
+FITTED = 10**6  # so many units that point-estimated parameters do no harm
 
 
 def by_layer(x, draw):
@@ -105,10 +106,10 @@ def test_a_transcoder_passes_its_own_data_and_fails_those_of_others(activation):
     draws = predictive_draws(model, batch, 99, seed=1)
     assert draws.local == "covariates"
     own = model.predictive(batch.inputs).sample(1, seed=2)[0]
-    right = check_proxy(draws, own, layout)
+    right = check_proxy(draws, own, layout, n_obs=FITTED)
     assert not right.flagged(0.05 / len(proxy_suite(layout)))
     assert right.n_images == 20
-    wrong = check_proxy(draws, own + 2 * torch.randn_like(own) * own.std(), layout)
+    wrong = check_proxy(draws, own + 2 * torch.randn_like(own) * own.std(), layout, n_obs=FITTED)
     assert {"nmse", "chi_square", "cosine"} <= set(wrong.flagged(0.05 / 11))
 
 
@@ -116,8 +117,8 @@ def test_the_discrepancies_work_in_a_plain_check_as_well():
     model, batch = made(), tokens()
     layout = TokenLayout(torch.arange(20).repeat_interleave(3), batch.token_type, 3)
     draws = predictive_draws(model, batch, 20, seed=1)
-    plain = pop_pc_suite(draws, batch.x, proxy_suite(layout))
-    panel = check_proxy(draws, batch.x, layout)
+    plain = pop_pc_suite(draws, batch.x, proxy_suite(layout), n_obs=FITTED)
+    panel = check_proxy(draws, batch.x, layout, n_obs=FITTED)
     for name, result in plain.items():
         torch.testing.assert_close(
             result.heldout.double(), panel.pooled[name].heldout, rtol=1e-5, atol=1e-6
