@@ -31,16 +31,18 @@ class MeanValue(CellDiscrepancy):
         super().__init__(layout, "mean_value")
 
     def summarise(self, tokens: TokenResiduals) -> Tensor:
-        """Mean of every image."""
-        return tokens.x.mean((1, 3)).unsqueeze(-1)
+        """Sum and number of entries: sums of counts are whole numbers, so that ties stay ties."""
+        total = tokens.x.sum((1, 3), dtype=torch.float64)
+        count = torch.full_like(total, tokens.x.shape[1] * tokens.x.shape[3])
+        return torch.stack([total, count], -1)
 
     def pool(self, summary: Tensor) -> Tensor:
-        """Mean over images, which have the same number of tokens."""
-        return summary.mean(0).squeeze(-1)
+        """Mean over all images."""
+        return self.each(summary.sum(0))
 
     def each(self, summary: Tensor) -> Tensor:
         """Mean of every image."""
-        return summary.squeeze(-1)
+        return summary[..., 0] / summary[..., 1]
 
 
 def code_count_suite(layout: TokenLayout) -> Mapping[str, CellDiscrepancy]:

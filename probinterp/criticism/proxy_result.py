@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,13 +58,28 @@ class ProxyCheckResult:
         rows = torch.cat([result.heldout, result.replicated]).double()
         difference = rows - rows.mean(0)
         z = torch.where(difference == 0, 0.0, difference / rows.std(0)).abs()
+        # a cell with an infinite value has no spread: its infinite values are the extreme ones
+        finite = rows.isfinite()
+        z = torch.where(finite.all(0), z, torch.where(finite, 0.0, math.inf))
         return (z.amax(1).unsqueeze(1) >= z[0]).double().mean(0)
 
     def flagged(self, alpha: float = 0.05) -> dict[str, tuple[str, ...]]:
         """Cells rejected at family-wise level ``alpha``, by discrepancy, where there are any.
 
-        With m discrepancies, pass ``alpha / m`` to bound the error of all together.
+        With m discrepancies, pass ``alpha / m`` to bound the error of all together; that takes at
+        least m / alpha draws.
+
+        Raises
+        ------
+        ValueError
+            If so few draws cannot reject anything at this level.
         """
+        n_draws = min(len(result.replicated) for result in self.pooled.values())
+        if alpha * (n_draws + 1) < 1 - 1e-9:
+            raise ValueError(
+                f"with {n_draws} replicates cells can be rejected at levels of 1 / {n_draws + 1} "
+                f"and more, got {alpha:g}; take more draws."
+            )
         found = {}
         for name in self.pooled:
             rejected = (self.p_family(name) <= alpha).tolist()

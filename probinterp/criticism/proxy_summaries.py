@@ -123,7 +123,7 @@ class _Part:
         for name, discrepancy in self.suite.items():
             summary = discrepancy.summary(tokens)
             self._shapes[name] = [tuple(one.shape[1:]) for one in summary]
-            rows += [one.flatten(1).double() for one in summary]
+            rows += [one.flatten(1) for one in summary]
         return torch.cat(rows, 1)
 
     def columns(self, name: str, rows: Tensor) -> list[Tensor]:

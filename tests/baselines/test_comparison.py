@@ -193,6 +193,7 @@ def test_counts_are_compared_by_their_own_density():
             1,
             likelihood=NegativeBinomialLikelihood,
             fitting=fitting,
+            mended=False,
             n_hidden=16,
             start="components",
         ),

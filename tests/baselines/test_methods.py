@@ -178,7 +178,7 @@ MAKERS = {
     "sparse VAE": lambda likelihood: sparse_vae(3, likelihood=likelihood, fitting=SHORT),
     "VAE": lambda likelihood: vae(2, likelihood=likelihood, fitting=SHORT),
     "multi-study sparse VAE": lambda likelihood: multistudy_sparse_vae(
-        2, 1, likelihood=likelihood, fitting=SHORT
+        2, 1, likelihood=likelihood, fitting=SHORT, mended=False
     ),
     "per-study sparse VAE": lambda likelihood: PerStudy(
         sparse_vae(3, likelihood=likelihood, fitting=SHORT), "per-study sparse VAE"
@@ -255,3 +255,14 @@ def test_likelihoods_with_options_are_partials(counts):
     two = StudyMeans(by_study).fit(counts, 0)
     batch = counts.batch()
     assert two.log_density(batch).sum() > one.log_density(batch).sum()  # more parameters
+
+
+def test_a_mended_and_screened_model_has_the_columns_that_came_back():
+    truth = simulate.multistudy(n_studies=2, n_obs=30, n_shared=2, features_per_factor=4, seed=0)
+    data = ArrayData(truth.x, study=truth.study)
+    options = {"fitting": SHORT, "n_hidden": 8, "spike": 60.0, "slab": 2.0}
+    whole = multistudy_sparse_vae(2, 1, **options).fit(data, 0)
+    screened = multistudy_sparse_vae(2, 1, n_refits=2, **options).fit(data, 0)
+    assert whole.block.tolist() == screened.block.tolist() == [-1, -1, 0, 1]
+    lost = whole.support.any(0) & ~screened.support.any(0)
+    assert not lost[:2].any()  # a screen leaves shared columns alone

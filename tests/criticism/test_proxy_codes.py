@@ -65,7 +65,7 @@ def test_codes_drawn_from_their_probabilities_pass_and_others_do_not(inclusion):
         assert found.calibrated
         flagged[name] = found.flagged(0.05 / 4)
     assert flagged["true"] == {}
-    assert set(flagged["hard"]["mean_value"]) == set(LAYOUT.cells)
+    assert {"layer 0, patch", "layer 1, patch"} <= set(flagged["hard"]["mean_value"])
     assert set(flagged["together"]["chi_square"]) == set(LAYOUT.cells)
 
 

@@ -33,7 +33,7 @@ def test_anderson_darling_equals_its_sum():
 )
 def test_anderson_darling_p_at_tabulated_points(statistic, p):
     """Percentage points of Case 0, Stephens (1974), table 1.2."""
-    assert ad_p_value(torch.tensor(statistic)).item() == pytest.approx(p, rel=0.01)
+    assert ad_p_value(torch.tensor(statistic)).item() == pytest.approx(p, rel=0.03)
 
 
 def test_anderson_darling_p_over_its_range():

@@ -197,17 +197,18 @@ class IntervalCoverage(CellDiscrepancy):
         self.bound = NormalDist().inv_cdf((1 + level) / 2)
 
     def summarise(self, tokens: TokenResiduals) -> Tensor:
-        """Share of every image."""
-        inside = tokens.standardised.abs() <= self.bound
-        return inside.to(tokens.x.dtype).mean((1, 3)).unsqueeze(-1)
+        """Numbers of entries inside and of all, whole numbers so that ties stay ties."""
+        inside = (tokens.standardised.abs() <= self.bound).sum((1, 3)).double()
+        count = torch.full_like(inside, tokens.x.shape[1] * tokens.x.shape[3])
+        return torch.stack([inside, count], -1)
 
     def pool(self, summary: Tensor) -> Tensor:
-        """Share over images, which have the same number of tokens."""
-        return summary.mean(0).squeeze(-1)
+        """Share over all images."""
+        return self.each(summary.sum(0))
 
     def each(self, summary: Tensor) -> Tensor:
         """Share of every image."""
-        return summary.squeeze(-1)
+        return summary[..., 0] / summary[..., 1]
 
 
 class Cosine(CellDiscrepancy):

@@ -60,8 +60,8 @@ class CellDiscrepancy(ABC):
         return self.pooled(self.summary(TokenResiduals(self.layout.by_image(x), moments)))
 
     def summary(self, tokens: TokenResiduals) -> list[Tensor]:
-        """What is kept of every image, by token type: tensors (I, R, K), R the number of cells."""
-        return [self.summarise(tokens.of(kind)) for kind in self.types]
+        """What is kept of every image, by token type: float64 (I, R, K), R the number of cells."""
+        return [self.summarise(tokens.of(kind)).double() for kind in self.types]
 
     def pooled(self, summary: list[Tensor]) -> Tensor:
         """One value per cell, shape (C,)."""
