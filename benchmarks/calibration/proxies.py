@@ -194,9 +194,7 @@ def p_values(world: str, n_sets: int, n_draws: int, seed: int = 0) -> dict[str, 
             images = result.images[name]
             row = (pooled.p_rank, pooled.p_two_sided, pooled.p_value, result.p_family(name).amin())
             found.setdefault(name, []).append((*row, images.ks_p, images.ks_p_replicated))
-    return {
-        name: Found(*map(torch.stack, zip(*rows, strict=True))) for name, rows in found.items()
-    }
+    return {name: Found(*map(torch.stack, zip(*rows, strict=True))) for name, rows in found.items()}
 
 
 def rates(found: Found) -> dict[str, float]:
