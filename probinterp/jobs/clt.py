@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from probinterp.criticism.comparison import Record, hash_of
+from probinterp.criticism.comparison import Record
 from probinterp.inference import load, save
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.clt_evaluation import (
@@ -37,6 +37,7 @@ from probinterp.vision import (
     record_activations,
     tiny_clip,
 )
+from probinterp.vision.hashes import weight_hash
 from probinterp.vision.image_source import NO_LABEL, image_source
 from probinterp.vision.tiny_clip import CLASS_NAMES, TEMPLATES
 
@@ -355,7 +356,7 @@ def _write_records(
     records = output_folder(folder / "records")
     network, backbone = found.replacement.network, task.tower.record()
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    weights = hash_of([f"{n} {v.double().sum().item():.17g}" for n, v in clt.state_dict().items()])
+    weights = weight_hash(clt)
     for number, window in enumerate(w for w in found.replacement.windows if w.visible):
         label = list(found.family.verdicts)[number]
         judged, compared = found.family.verdicts[label], found.comparisons[label]
