@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -132,8 +133,7 @@ def ad_p_value(statistic: Tensor) -> Tensor:
     from scipy.special import binom  # slow to import, seldom needed
 
     z = statistic.double().cpu().numpy().reshape(-1, 1).clip(1e-3, 50)
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    angle, weights = (nodes + 1) * np.pi / 4, weights * np.pi / 4  # w = tan(angle)
+    angle, weights = _quarter_turn()  # w = tan(angle)
     total = np.zeros(len(z))
     for j in range(16):
         rate = (4 * j + 1) ** 2 * np.pi**2 / (8 * z)
@@ -142,6 +142,13 @@ def ad_p_value(statistic: Tensor) -> Tensor:
         total += binom(-0.5, j) * (4 * j + 1) * inside
     below = np.sqrt(2 * np.pi) / z[:, 0] * total
     return torch.as_tensor((1 - below).clip(0, 1)).reshape(statistic.shape)
+
+
+@cache
+def _quarter_turn() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss-Legendre quadrature from 0 to a right angle."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    return (nodes + 1) * np.pi / 4, weights * np.pi / 4
 
 
 def _rank_p(rows: Tensor, uniform: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -82,7 +83,7 @@ def fit_residual_model(
     Raises
     ------
     ValueError
-        If shapes do not fit, there are fewer than two images, or too few tokens.
+        If shapes do not fit, there are fewer than three images, or too few tokens.
     """
     if covariance not in get_args(Covariance):
         raise ValueError(f'covariance must be "full" or "diagonal", got {covariance!r}.')
@@ -90,8 +91,10 @@ def fit_residual_model(
         raise ValueError(
             f"residuals must have shape (N, {layout.n_layers}, D), got {tuple(residuals.shape)}."
         )
-    if layout.n_images < 2:
-        raise ValueError("a residual model needs at least 2 calibration images, got 1.")
+    if layout.n_images < 3:
+        raise ValueError(
+            f"a residual model needs at least 3 calibration images, got {layout.n_images}."
+        )
     r = layout.by_image(residuals)
     if by_type:
         each = [r[:, layout.slice_of(kind)].square().mean(1) for kind in layout.types]
@@ -110,10 +113,14 @@ def fit_residual_model(
 class ResidualDraws:
     r"""Draws from a residual model around fixed predictions; iterate as often as you like.
 
-    Every draw has scales of its own, from the Bayesian bootstrap over calibration images
-    (weights :math:`w \sim \mathrm{Dirichlet}(1, \ldots, 1)`), so that replicates carry the
-    uncertainty of estimated scales, whatever the dependence of the tokens of an image; the
-    correlations between channels are kept at their estimate.
+    Every draw has scales of its own, from a Bayesian bootstrap over the I calibration images, so
+    that replicates carry the uncertainty of estimated scales, whatever the dependence of the tokens
+    of an image; the correlations between channels are kept at their estimate. The weights are
+
+    .. math:: w \sim \mathrm{Dirichlet}\big(\tfrac{I - 2}I, \ldots, \tfrac{I - 2}I\big)
+
+    with which the variance of a weighted mean is the unbiased :math:`s^2 / I`; the usual
+    concentration 1 makes it :math:`(I - 1) / (I + 1)` times as large.
 
     Attributes
     ----------
@@ -150,12 +157,11 @@ class ResidualDraws:
 
     def __iter__(self) -> Iterator[ResidualDraw]:
         model = self.residual_model
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = np.random.default_rng(self.seed)
+        concentration = np.full(model.n_images, 1 - 2 / model.n_images)
         for _ in range(self.n_draws):
-            seed = int(torch.randint(2**62, (), generator=generator))
-            # standard exponentials over their sum: uniform on the simplex
-            weights = -torch.rand(model.n_images, generator=generator, dtype=torch.float64).log()
-            weights = (weights / weights.sum()).to(model.squares)
+            seed = int(generator.integers(2**62))
+            weights = torch.from_numpy(generator.dirichlet(concentration)).to(model.squares)
             yield self._draw(model.deviations(None if self.point_estimate else weights), seed)
 
     def _draw(self, deviations: Tensor, seed: int) -> ResidualDraw:

@@ -22,7 +22,7 @@ class HardConcrete(GatedPrior):
 
     .. math:: \mathrm{KL}(P(z \neq 0) \,\|\, \rho) + P(z \neq 0)\, h^2 / 2.
 
-    A baseline: the closed forms of :class:`BernoulliGaussian` fit better. See :class:`GatedPrior`
+    A baseline for the closed form of :class:`BernoulliGaussian`. See :class:`GatedPrior`
     for the parameters.
 
     References
