@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from probinterp.inference import calibrate_noise, save
+from probinterp.jobs.clt_checks import check_proxies, checks_section
 from probinterp.jobs.clt_evaluation import (
     ProxyEvaluation,
     classification,
@@ -63,6 +64,7 @@ class VisionTables(NamedTuple):
 
     replacement: pd.DataFrame
     reconstruction: pd.DataFrame
+    checks: pd.DataFrame
 
 
 def run_vision_demo(
@@ -78,7 +80,7 @@ def run_vision_demo(
     Parameters
     ----------
     out
-        Directory for ``report.html``, ``model/``, two tables and ``summary.json``.
+        Directory for ``report.html``, ``model/``, three tables and ``summary.json``.
     seed
         Seed of fits, splits and bootstraps.
     device
@@ -124,8 +126,11 @@ def run_vision_demo(
         for name, proxy in proxies.items()
     }
     faithfulness = evaluate_faithfulness(proxies[MAIN], task, seed=seed)
+    checked = {name: proxies[name] for name in EVERY_WINDOW}
     tables = VisionTables(
-        pd.DataFrame(replacement_rows(found)), pd.DataFrame(reconstruction_rows(found))
+        pd.DataFrame(replacement_rows(found)),
+        pd.DataFrame(reconstruction_rows(found)),
+        check_proxies(checked, validation, heldout, tower.grid, seed),
     )
     settings: dict[str, Any] = {
         "seed": seed,
@@ -143,6 +148,7 @@ def run_vision_demo(
         margin=MARGIN,
         settings=settings,
         class_names=CLASS_NAMES,
+        extra=[checks_section(tables.checks)],
     )
     save(proxies[MAIN], folder / "model", overwrite=True)
     for name, table in tables._asdict().items():
