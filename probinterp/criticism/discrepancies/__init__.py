@@ -56,7 +56,9 @@ data sets at once with ``torch.vmap``; those with a * where the draw's likelihoo
 excludes distribution functions that only SciPy has (``pit_uniformity`` of negative binomial,
 binomial, beta and Student likelihoods, evaluated on the CPU).
 
-:func:`discrepancy` makes one of your own function, :func:`check_discrepancy` verifies it.
+:func:`discrepancy` makes one of your own function, :func:`check_discrepancy` verifies it. Those of
+activations (N, L, D), with a value per layer and token type, are classes in ``proxies`` and
+``proxy_dependence``.
 """
 
 from probinterp.criticism.discrepancies.counts import (
