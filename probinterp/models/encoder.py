@@ -57,7 +57,6 @@ class GaussianEncoder(nn.Module):
         )
         return dist.MultivariateNormal(loc, scale_tril=lower)
 
-
     @torch.no_grad()
     def forget(self, factors: list[int]) -> None:
         """Give these factors a standard normal posterior whatever is seen."""
