@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import nn
 
 from probinterp.models import CrossLayerTranscoder
-from probinterp.models.activation_priors import AbsTopK
+from probinterp.models.activation_priors import AbsTopK, BernoulliGaussian
 from probinterp.models.transcoder_baselines import IdentityProxy
 from probinterp.vision import TowerMismatchError, resolve
 from probinterp.vision.capture import capturing, evaluating
@@ -378,6 +378,40 @@ def test_other_threads_are_refused():
     other = own()
     with replace_mlps(backbone, clt):
         assert in_thread(lambda: features(other, pixels, clt)) == []
+
+
+def test_uncertain_codes_in_the_place_of_the_mlps():
+    backbone, pixels = own(), images()
+    clt = CrossLayerTranscoder(L, D, H, activation=BernoulliGaussian()).eval()
+    kinds = {
+        kind: features(backbone, pixels, clt, layers=[0], codes=kind)
+        for kind in ("mean", "hard", "sample")
+    }
+    tower = resolve(backbone)
+    with capturing(tower, [0]) as seen, evaluating(backbone):
+        tower.encode_image(pixels)
+    posterior = clt.posterior_codes_of(seen.inputs[0].flatten(0, 1), 0)
+    assert posterior.variance.min() > 0
+    codes = {"mean": posterior.mean, "hard": posterior.hard()}
+    for kind, z in codes.items():
+        made = clt.decode_target([z], 0).detach().unflatten(0, (4, -1))
+        tower.mlps[0].forward = lambda x, made=made: made
+        try:
+            torch.testing.assert_close(kinds[kind], features(backbone, pixels))
+        finally:
+            del tower.mlps[0].forward
+    assert (kinds["sample"] - kinds["mean"]).abs().max() > 1e-3
+    again = features(backbone, pixels, clt, layers=[0], codes="sample")
+    assert torch.equal(again, kinds["sample"])
+
+
+def test_the_device_of_the_tower_is_used(device):
+    backbone, clt, pixels = own(), transcoder(), images()
+    expected = [features(backbone, pixels, clt, tokens=kind) for kind in ("cls", "all")]
+    backbone, clt = backbone.to(device), clt.to(device)
+    for kind, on_cpu in zip(("cls", "all"), expected, strict=True):
+        got = features(backbone, pixels.to(device), clt, tokens=kind)
+        torch.testing.assert_close(got.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
 
 
 def test_a_transcoder_of_another_tower_is_refused():
