@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.distributions.utils import broadcast_all
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 NO_SHAPE = torch.Size()
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
-LARGEST = 37.0  # erfcx(-a / sqrt 2) overflows beyond, where no mass is cut off
-SERIES_BELOW = -50.0  # 1 - a r - r^2 has lost eight digits there in double precision
+SERIES_BELOW = -30.0  # 1 - a r - r^2 has lost six digits there, Phi has 198 zeros
 TAIL_BELOW = -30.0  # the normal quantile function comes to its end
 TEMPERATURE = 2 / 3
 
@@ -123,19 +122,25 @@ class _StandardMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        wide = a.double()
-        bounded = wide.clamp_max(LARGEST)
-        log_hazard = 0.5 * math.log(2 / math.pi) - torch.special.erfcx(-bounded / 2**0.5).log()
-        hazard = log_hazard.exp()
-        far, small = wide < SERIES_BELOW, -1 / wide.clamp_max(SERIES_BELOW)
+        near = a.double().clamp_min(SERIES_BELOW)
+        mass = torch.special.erfc(near * -(0.5**0.5)).mul_(0.5)
+        hazard = near.square().mul_(-0.5).sub_(HALF_LOG_TAU).exp_().div_(mass)
+        mean = near + hazard
+        variance = (1 - hazard * mean).to(a.dtype)
+        mass, hazard, mean = (value.to(a.dtype) for value in (mass, hazard, mean))
+        far, right = a < SERIES_BELOW, a > 0
+        small = -1 / a.clamp_max(SERIES_BELOW)
         square = small * small
-        mean = torch.where(far, small * (1 - square * (2 - 10 * square)), wide + hazard)
-        variance = torch.where(far, square * (1 - square * (6 - 50 * square)), 1 - hazard * mean)
-        density = 0.5 * bounded * torch.where(far, mean, bounded + hazard) - 0.5
-        density = density + log_hazard + HALF_LOG_TAU
-        found = tuple(value.to(a.dtype) for value in (mean, variance, density, hazard))
-        ctx.save_for_backward(*found[:2], found[3])
-        return found[:3]  # type: ignore[return-value]
+        mean = torch.where(far, small * (1 - square * (2 - square * (10 - 74 * square))), mean)
+        tail = square * (1 - square * (6 - square * (50 - 518 * square)))
+        variance = torch.where(far, tail, variance)
+        hazard = torch.where(far, mean - a, hazard)
+        # log Phi(a) to the right of zero, log lambda to the left: neither argument is ever extreme
+        log = torch.where(right, mass, hazard).log()
+        density = 0.5 * a * torch.where(right, hazard, mean) - 0.5
+        density = density + torch.where(right, -log, log + HALF_LOG_TAU)
+        ctx.save_for_backward(mean, variance, hazard)
+        return mean, variance, density
 
     @staticmethod
     @once_differentiable
@@ -231,9 +236,8 @@ class SpikeSlab(TorchDistribution):
 
 def gate_divergence(logits: Tensor, prior_logits: Tensor) -> Tensor:
     """KL divergence of Bernoulli distributions, from their logits."""
-    on = logits.sigmoid() * (logsigmoid(logits) - logsigmoid(prior_logits))
-    off = (-logits).sigmoid() * (logsigmoid(-logits) - logsigmoid(-prior_logits))
-    return on + off
+    closed = softplus(prior_logits) - softplus(logits)  # log (1 - pi) - log (1 - rho)
+    return logits.sigmoid() * (logits - prior_logits) + closed
 
 
 @register_kl(SpikeSlab, SpikeSlab)
