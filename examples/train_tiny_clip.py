@@ -33,13 +33,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="tiny-digits-clip.safetensors")
     options = parser.parse_args()
-    torch.manual_seed(options.seed)
-    register_config()
-    model = open_clip_module().create_model(NAME)
-    tokenizer = ReducedTokenizer.of([p for prompts in PROMPTS for p in prompts], 8)
     train, heldout = digits()
-    fit(model, tokenizer, train, options.epochs)
-    model.eval()
+    model, tokenizer = trained(train, options.epochs, options.seed)
     print(
         f"zero-shot accuracy on {len(heldout.labels)} held-out images: "
         f"{accuracy(model, tokenizer, heldout):.4f}"
@@ -51,6 +46,16 @@ def main() -> None:
         preprocess={"mean": [MEAN] * 3, "std": [STD] * 3},
         token_ids=list(tokenizer.token_ids),
     )
+
+
+def trained(train, epochs: int, seed: int):
+    """A network of these images, and its tokenizer."""
+    torch.manual_seed(seed)
+    register_config()
+    model = open_clip_module().create_model(NAME)
+    tokenizer = ReducedTokenizer.of([p for prompts in PROMPTS for p in prompts], 8)
+    fit(model, tokenizer, train, epochs)
+    return model.eval(), tokenizer
 
 
 def fit(model, tokenizer, train, epochs: int, batch_size: int = 100) -> None:

@@ -29,6 +29,10 @@ Templates = Annotated[
 Train = Annotated[
     Path | None, typer.Option(help="Recording of the training images, for ridge and mean.")
 ]
+Checks = Annotated[
+    bool,
+    typer.Option(help="Held-out predictive checks too; half of the images set the noise scales."),
+]
 Compare = Annotated[list[Path] | None, typer.Option(help="Other transcoder, repeatable.")]
 
 
@@ -128,13 +132,14 @@ def evaluate(
     train: Train = None,
     compare: Compare = None,
     keep: Annotated[int | None, typer.Option(help="Sources of the sufficiency test.")] = None,
+    checks: Checks = True,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Put MODEL in its network's place and say whether it may stay."""
     _evaluated(
-        model, recording, out, margin, declared_after, template, train, compare, keep, seed,
-        as_json, page=False,
+        model, recording, out, margin, declared_after, template, train, compare, keep, checks,
+        seed, as_json, page=False,
     )  # fmt: skip
 
 
@@ -149,13 +154,14 @@ def report(
     train: Train = None,
     compare: Compare = None,
     keep: Annotated[int | None, typer.Option(help="Sources of the sufficiency test.")] = None,
+    checks: Checks = True,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate MODEL and write all of it as one HTML page with pictures."""
     _evaluated(
-        model, recording, out, margin, declared_after, template, train, compare, keep, seed,
-        as_json, page=True,
+        model, recording, out, margin, declared_after, template, train, compare, keep, checks,
+        seed, as_json, page=True,
     )  # fmt: skip
 
 
@@ -169,12 +175,14 @@ def _evaluated(
     train: Path | None,
     compare: list[Path] | None,
     keep: int | None,
+    checks: bool,
     seed: int,
     as_json: bool,
     *,
     page: bool,
 ) -> None:
     from probinterp.jobs.clt import evaluate_clt
+    from probinterp.jobs.clt_checks import check_sentence
 
     summary, table = evaluate_clt(
         model,
@@ -186,6 +194,7 @@ def _evaluated(
         train=train,
         compare=compare or (),
         kept=keep,
+        checks=checks,
         seed=seed,
         page=page,
     )
@@ -193,9 +202,11 @@ def _evaluated(
     lines += [
         f"{name}, {summary['primary']}: {v['statement']}" for name, v in summary["verdicts"].items()
     ]
+    lines += [check_sentence(name, found) for name, found in (summary["checks"] or {}).items()]
     lines += [summary["sufficiency"], summary["floor"]]
     names = ["evaluation.json", "replacement.csv", "reconstruction.csv", "records"]
-    _done(as_json, summary, lines, [out / n for n in names + ["report.html"] * page])
+    names += ["checks.csv"] * (summary["checks"] is not None) + ["report.html"] * page
+    _done(as_json, summary, lines, [out / n for n in names])
 
 
 def _done(as_json: bool, summary: dict[str, Any], lines: list[str], written: list[Path]) -> None:

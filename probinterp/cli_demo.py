@@ -85,6 +85,7 @@ def _platelets(out: Path, say: Any, options: dict[str, Any]) -> Written:
 
 
 def _vision(out: Path, say: Any, options: dict[str, Any]) -> Written:
+    from probinterp.jobs.clt_checks import check_sentence
     from probinterp.jobs.fitting import output_folder
     from probinterp.jobs.vision_demo import run_vision_demo
 
@@ -98,6 +99,8 @@ def _vision(out: Path, say: Any, options: dict[str, Any]) -> Written:
     say(f"\nMain comparison of each proxy ({summary['primary']}), margin declared before:")
     for name, judged in summary["verdicts"].items():
         say(f"{name}: {judged['statement']}")
+    for name, flagged in summary["checks"].items():
+        say(check_sentence(name, flagged))
     say(f"The size of the dictionary was {summary['settings']['size of the dictionary']}.")
-    names = ["report.html", "model", "replacement.csv", "reconstruction.csv", "summary.json"]
+    names = ["report.html", "model", *(f"{table}.csv" for table in tables._fields), "summary.json"]
     return summary, [out / name for name in names]

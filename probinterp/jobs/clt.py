@@ -16,6 +16,7 @@ from torch import nn
 from probinterp.criticism.comparison import Record
 from probinterp.inference import load, save
 from probinterp.jobs.check_pages import versions
+from probinterp.jobs.clt_checks import check_on_heldout, flagged_discrepancies
 from probinterp.jobs.clt_evaluation import (
     ProxyEvaluation,
     Task,
@@ -44,6 +45,7 @@ from probinterp.vision.tiny_clip import CLASS_NAMES, TEMPLATES
 TINY, DIGITS = "tiny-clip", "digits"
 SOURCE = "source.json"
 PROMPT = ("a photo of a {}",)
+UNCHECKED = ("mean", "identity")  # neither claims to know its errors
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
@@ -183,6 +185,7 @@ def evaluate_clt(
     train: str | Path | None = None,
     compare: Sequence[str | Path] = (),
     kept: int | None = None,
+    checks: bool = True,
     seed: int = 0,
     page: bool = True,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -195,7 +198,7 @@ def evaluate_clt(
     recording
         Recording of held-out images with classes.
     out
-        Folder for ``records/``, two CSV tables, ``evaluation.json`` and ``report.html``.
+        Folder for ``records/``, CSV tables, ``evaluation.json`` and ``report.html``.
     margin
         Largest loss of accuracy that counts as preserved, as a share; it has no default.
     declared_after
@@ -209,6 +212,9 @@ def evaluate_clt(
         Folders of other transcoders, such as a per-layer one.
     kept
         Sources of the sufficiency test.
+    checks
+        Also make held-out predictive checks of the transcoders and the ridge regression, with the
+        residual covariance of one half of the images; needs 20 of them.
     seed
         Seed of the bootstraps.
     page
@@ -240,6 +246,12 @@ def evaluate_clt(
     table = pd.DataFrame(replacement_rows(found))
     table.to_csv(folder / "replacement.csv", index=False)
     pd.DataFrame(reconstruction_rows(found)).to_csv(folder / "reconstruction.csv", index=False)
+    checked = None
+    if checks:
+        codes = {n: p for n, p in proxies.items() if n not in UNCHECKED}
+        checked = check_on_heldout(codes, data, task.tower.grid, seed)
+    if checked is not None:
+        checked.to_csv(folder / "checks.csv", index=False)
     first = next(iter(found.values()))
     seconds = time.perf_counter() - started
     _write_records(folder, first, task, source, clt, declared, seed, seconds)
@@ -254,6 +266,7 @@ def evaluate_clt(
         "verdicts": {name: e.verdict.numbers() for name, e in found.items()},
         "windows": {label: v.numbers() for label, v in first.family.verdicts.items()},
         "floor": str(task.floor),
+        "checks": None if checked is None else flagged_discrepancies(checked),
         "order": list(faithfulness.order),
         "sufficiency": str(faithfulness.rank),
         "contributions": {
@@ -271,6 +284,7 @@ def evaluate_clt(
             margin=margin,
             settings={"seed": seed, "model": str(model), "images": source["images"]},
             class_names=task.class_names,
+            checks=checked,
         )
     return write_json(folder / "evaluation.json", summary), table
 

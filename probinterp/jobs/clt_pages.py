@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from probinterp.jobs.check_pages import versions
+from probinterp.jobs.clt_checks import check_sentence, checks_section, flagged_discrepancies
 from probinterp.jobs.clt_evaluation import (
     Faithfulness,
     ProxyEvaluation,
@@ -55,7 +56,7 @@ def write_clt_page(
     margin: float,
     settings: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
-    extra: Sequence[Section] = (),
+    checks: pd.DataFrame | None = None,
 ) -> Path:
     """Write the page.
 
@@ -75,8 +76,9 @@ def write_clt_page(
         The margin of the verdicts.
     class_names
         Names of the classes.
-    extra
-        Further sections.
+    checks
+        Predictive checks, from :mod:`~probinterp.jobs.clt_checks`, or None if there were too few
+        images.
     """
     sections = [_replacement(evaluations, margin), _reconstruction(evaluations)]
     findings = [
@@ -86,12 +88,18 @@ def write_clt_page(
     if faithfulness is not None:
         sections += [_contributions(faithfulness), _sources(faithfulness)]
         findings.append(Finding(_rank_statement(faithfulness)))
+    sections.append(checks_section(checks))
+    if checks is not None:
+        findings += [
+            Finding(check_sentence(name, flagged), not flagged)
+            for name, flagged in flagged_discrepancies(checks).items()
+        ]
     if cards:
         sections.append(_features(cards, class_names))
     return write_report(
         path,
         title=title,
-        sections=[*sections, *extra],
+        sections=sections,
         findings=findings,
         settings=dict(settings) | versions(),
     )

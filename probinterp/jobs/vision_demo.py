@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from probinterp.inference import calibrate_noise, save
-from probinterp.jobs.clt_checks import check_proxies, checks_section
+from probinterp.jobs.clt_checks import check_proxies, flagged_discrepancies
 from probinterp.jobs.clt_evaluation import (
     ProxyEvaluation,
     classification,
@@ -148,12 +148,13 @@ def run_vision_demo(
         margin=MARGIN,
         settings=settings,
         class_names=CLASS_NAMES,
-        extra=[checks_section(tables.checks)],
+        checks=tables.checks,
     )
     save(proxies[MAIN], folder / "model", overwrite=True)
     for name, table in tables._asdict().items():
         table.to_csv(folder / f"{name}.csv", index=False)
     summary = _summary(found, faithfulness.rank.p_value, str(task.floor))
+    summary["checks"] = flagged_discrepancies(tables.checks)
     summary |= {"settings": settings, "seconds": round(time.perf_counter() - started, 1)}
     return write_json(folder / "summary.json", summary), tables
 

@@ -15,6 +15,7 @@ from probinterp.reporting.inference_data import to_arviz
 from probinterp.reporting.loo import LooPit, loo_pit
 from probinterp.reporting.null_plots import null_check_matrix
 from probinterp.reporting.plots import factor_activity, loadings_heatmap, training_curve
+from probinterp.reporting.proxy_check_plots import plot_proxy_checks
 from probinterp.reporting.report import Figure, Finding, Section, Table, write_report
 from probinterp.reporting.score_plots import (
     interval_coverage,
@@ -60,6 +61,7 @@ __all__ = [
     "plot_activity",
     "plot_block_loadings",
     "plot_contributions",
+    "plot_proxy_checks",
     "plot_faithfulness",
     "plot_feature_card",
     "plot_reconstruction",

@@ -85,4 +85,9 @@ def test_record_fit_evaluate_report(tmp_path):
     assert {r.margin_declared for r in records} == {"before"}
     assert records[0].n == 397
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["n_images"] == 397
+    checks = pd.read_csv(tmp_path / "out" / "checks.csv")
+    assert set(checks["proxy"]) == {"clt", "ridge"} == set(found["checks"])
+    assert len(checks) == 2 * (10 * 8 + 4 + 2)  # Moran of patches, one correlation a type
+    flagged = checks[checks["flagged"]].groupby("proxy")["discrepancy"].agg(set)
+    assert {"layer_correlation", "moran_i"} <= flagged["ridge"] == set(found["checks"]["ridge"])
     assert "May the proxy stay" in (tmp_path / "out" / "report.html").read_text()
