@@ -6,7 +6,9 @@ product a pair of layers (and a target), ``embedding_bag`` on decoders packed by
 decoder rows. Steps: loss, all gradients and fused Adam of a whole TopK transcoder in both layouts.
 Variants run in turn, A B C A B C; ratios are medians over the rounds of the ratio
 within a round. No time is taken before all variants agree. One thread is timed in CPU time, more
-threads in wall time, which needs a quiet machine.
+threads in wall time, which needs a quiet machine. Beside the dense race stands the rate of one
+large product of square matrices, which no decoder can be expected to beat. Where circuit-tracer is
+installed (``pip install circuit-tracer``) its cross-layer decoder takes part in the sparse race.
 
     python benchmarks/triangular_decoding.py                 # two threads
     python benchmarks/triangular_decoding.py --threads 1 --csv docs/studies/decoding.csv
@@ -19,6 +21,11 @@ import time
 
 import torch
 from torch.nn.functional import embedding_bag
+
+try:
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder as Peer
+except ImportError:
+    Peer = None
 
 from probinterp.inference.elbo import negative_bound
 from probinterp.models import ActivationBatch, CrossLayerTranscoder
@@ -115,6 +122,40 @@ class Task:
         """One wide decoder row for every active latent."""
         return sparse_decode(self.codes, self.by_source), [self.codes.values, *self.by_source]
 
+    def peer(self):
+        """The decoder of circuit-tracer, from sparse codes in its own format."""
+        n_tokens, n_layers, _, n_latents = self.shape
+        layer, token, latent = self.peer_places
+        values = self.codes.values.transpose(0, 1).flatten()
+        codes = torch.sparse_coo_tensor(
+            torch.stack([layer, token, latent]),
+            values,
+            (n_layers, n_tokens, n_latents),
+            is_coalesced=True,
+            check_invariants=False,
+        )
+        outputs = self.peer_model.decode(codes).transpose(0, 1)
+        return outputs, [self.codes.values, *self.peer_model.W_dec]
+
+    def add_peer(self):
+        """Give circuit-tracer's model the same decoders; it wants latents in increasing order."""
+        n_tokens, n_layers, width, n_latents = self.shape
+        self.peer_model = Peer(
+            n_layers, n_latents, width, lazy_decoder=False, dtype=torch.float32, device="cpu"
+        )
+        with torch.no_grad():
+            for mine, theirs in zip(self.by_source, self.peer_model.W_dec, strict=True):
+                theirs.copy_(mine.unflatten(1, (-1, width)))
+        order = self.codes.indices.sort(2)
+        values = self.codes.values.detach().gather(2, order.indices).requires_grad_()
+        self.codes = SparseCodes(order.values, values)
+        n_active = values.shape[2]
+        self.peer_places = (
+            torch.arange(n_layers).repeat_interleave(n_tokens * n_active),
+            torch.arange(n_tokens).repeat_interleave(n_active).repeat(n_layers),
+            order.values.transpose(0, 1).flatten(),
+        )
+
     def forward(self, variant):
         """Outputs alone."""
         with torch.no_grad():
@@ -127,7 +168,7 @@ class Task:
 
 
 DENSE = ("einsum", "masked", "gathered", "slices", "prefix")
-SPARSE = ("pairwise", "einsum", "prefix", "bags", "wide")
+SPARSE = ("pairwise", "einsum", "prefix", "bags", "wide") + ("peer",) * (Peer is not None)
 
 
 STEPS = ("target", "source")
@@ -194,6 +235,8 @@ def comparable(task, variant, gradients):
         return codes, rest[0]
     if variant == "pairwise":
         return codes, torch.stack(rest)
+    if variant == "peer":
+        return codes, torch.stack([rest[i][:, j - i] for i, j in task.pairs])
     if variant == "wide":
         width = task.shape[2]
         return codes, torch.stack([rest[i].split(width, 1)[j - i] for i, j in task.pairs])
@@ -226,6 +269,23 @@ def race(task, variants, rounds, clock):
             if turn:  # the first round warms up
                 times.append(clock() - started)
     return seconds
+
+
+def print_rate_of_products(task, variants, seconds, clock, n=2048):
+    """Rate of one product of square matrices, and of the dense decoders beside it."""
+    left, right = torch.randn(2, n, n)
+    times = []
+    for _ in range(10):
+        started = clock()
+        left @ right
+        times.append(clock() - started)
+    best = 2 * n**3 / statistics.median(times) / 1e9
+    n_tokens, n_layers, width, n_latents = task.shape
+    work = n_tokens * n_layers * (n_layers + 1) * n_latents * width / 1e9
+    print(f"  a product of {n} x {n} matrices: {best:.0f} GFLOP/s")
+    for variant in variants:
+        rate = work / statistics.median(seconds[variant, "forward"])
+        print(f"  {variant}, forward: {rate:.0f} GFLOP/s, {100 * rate / best:.0f} % of it")
 
 
 def report(name, task, variants, seconds):
@@ -263,8 +323,13 @@ def main():
             continue
         print(f"{name}, {kind} codes, {options.threads} threads, {options.rounds} rounds")
         task = Task(*size)
+        if "peer" in variants:
+            task.add_peer()
         check(task, variants)
-        rows += report(name, task, variants, race(task, variants, options.rounds, clock))
+        seconds = race(task, variants, options.rounds, clock)
+        if kind == "dense":
+            print_rate_of_products(task, [v for v in variants if v != "masked"], seconds, clock)
+        rows += report(name, task, variants, seconds)
     if options.only in (None, "steps"):
         name, size = list(SIZES.items())[1]
         print(f"{name}, training steps, {options.threads} threads, {options.rounds} rounds")
