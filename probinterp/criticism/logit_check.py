@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.nn.functional import log_softmax
 
 from probinterp.criticism.draws import FunctionDraw, PredictiveDraw
 from probinterp.criticism.image_uniformity import ImageChecks, image_checks
+from probinterp.criticism.logit_drift import logit_drift
 from probinterp.criticism.pop_pc import pop_pc_suite
 from probinterp.criticism.result import PopPCResult
 
@@ -107,7 +107,7 @@ def drift_check(
     results = pop_pc_suite(drawn, reference, suite, seed=seed)
     images = {name: _image_checks(name, results[name + " of each image"]) for name in NAMES}
     kl_draws, largest_draws = (torch.stack(values) for values in zip(*drawn.drifts, strict=True))
-    kl_mean, largest_mean = _drift(reference, mean)
+    kl_mean, largest_mean = logit_drift(reference, mean)
     pooled = {name: results[name] for name in NAMES}
     return DriftCheck(kl_mean, largest_mean, kl_draws, largest_draws, pooled, images)
 
@@ -130,7 +130,7 @@ class _Drawn:
                     f"logits of a draw must have shape {tuple(self._reference_logits.shape)} like "
                     f"those of the network, got {tuple(logits.shape)}."
                 )
-            self.drifts.append(_drift(self._reference_logits, logits))
+            self.drifts.append(logit_drift(self._reference_logits, logits))
             yield FunctionDraw(lambda logits=logits: logits, _no_likelihood)  # type: ignore[misc]
 
 
@@ -146,17 +146,10 @@ def _from_mean(
     mean: Tensor, index: int, *, pooled: bool
 ) -> Callable[[Tensor, PredictiveDraw], Tensor]:
     def drift(x: Tensor, draw: PredictiveDraw) -> Tensor:
-        values = _drift(x, mean)[index]
+        values = logit_drift(x, mean)[index]
         return values.mean() if pooled else values
 
     return drift
-
-
-def _drift(reference: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
-    """Divergence and largest change for every image, (N,) each."""
-    log_p, log_q = log_softmax(reference, -1), log_softmax(changed, -1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0)  # rounding may give -1e-17
-    return kl, (changed - reference).abs().amax(-1)
 
 
 def _image_checks(name: str, each: PopPCResult) -> ImageChecks:

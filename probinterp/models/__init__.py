@@ -2,6 +2,7 @@
 
 from probinterp.models import exact
 from probinterp.models.base import ActivationBatch, Batch, ProbabilisticModel
+from probinterp.models.decoder_priors import GroupSpikeSlabLasso
 from probinterp.models.factor_analysis import FactorAnalysis
 from probinterp.models.factor_priors import (
     CorrelatedNormalPrior,
@@ -28,6 +29,7 @@ __all__ = [
     "FactorAnalysis",
     "FactorPrior",
     "GaussianMixture",
+    "GroupSpikeSlabLasso",
     "IdentityProxy",
     "LatentDirichletAllocation",
     "LowRankNormalPrior",

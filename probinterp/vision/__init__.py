@@ -1,5 +1,6 @@
 """CLIP vision towers: what their MLPs do, and proxies in their place."""
 
+from probinterp.criticism.logit_drift import LogitDrift, logit_drift
 from probinterp.vision.activation_data import ActivationData
 from probinterp.vision.activation_shards import ManifestMismatchError
 from probinterp.vision.activations import (
@@ -23,7 +24,6 @@ from probinterp.vision.faithfulness_curves import (
     faithfulness_curves,
     orders_of,
 )
-from probinterp.vision.logit_drift import LogitDrift, logit_drift
 from probinterp.vision.replacement import reaches_embedding, replace_mlps
 from probinterp.vision.retrieval import (
     FeatureCard,

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from probinterp.criticism.logit_drift import LogitDrift, logit_drift
 from probinterp.inference.reconstruction import ReconstructionStatistics, reconstruction_statistics
 from probinterp.vision.activation_data import TOKEN_TYPES, ActivationData
 from probinterp.vision.activations import stream_activations
 from probinterp.vision.cascade import Codes, Tokens, require_proxy
-from probinterp.vision.logit_drift import LogitDrift, logit_drift
 from probinterp.vision.replacement import cascade_of, cascading, reaches_embedding
 from probinterp.vision.towers import Tower, resolve
 from probinterp.vision.zero_shot import TextEmbeddings, ZeroShotResult, text_embeddings, zero_shot

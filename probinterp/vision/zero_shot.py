@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from probinterp.vision.activation_sources import to_tower
 from probinterp.vision.capture import evaluating
+from probinterp.vision.class_logits import class_logits
 from probinterp.vision.hashes import ImageHash, json_hash, preprocessing_hash
 from probinterp.vision.image_source import NO_LABEL, image_batches, image_source
 from probinterp.vision.towers import Tower, resolve
@@ -177,7 +178,8 @@ def zero_shot(
     logits, truth, pixels_hash = [], [], ImageHash()
     with evaluating(network):
         for pixels, known in tqdm(batches, unit="batch", disable=not progress):
-            logits.append(_logits(tower, network, pixels, text.embeddings))
+            features = tower.encode_image(to_tower(tower, pixels))
+            logits.append(class_logits(network, features, text.embeddings).cpu())
             truth.append(known)
             pixels_hash.add(pixels)
     if not logits:
@@ -256,13 +258,6 @@ def _network(backbone: nn.Module | Tower) -> Any:
             "CLIP network."
         )
     return network
-
-
-def _logits(tower: Tower, network: Any, pixels: Tensor, text: Tensor) -> Tensor:
-    features = normalize(tower.encode_image(to_tower(tower, pixels)).float(), dim=-1)
-    logits = network.logit_scale.float().exp() * features @ text.to(features.device).mT
-    bias = getattr(network, "logit_bias", None)
-    return (logits if bias is None else logits + bias.float()).cpu()
 
 
 def _margins(logits: Tensor) -> Tensor:

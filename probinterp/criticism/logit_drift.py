@@ -1,4 +1,4 @@
-"""How far logits move when something in the network is replaced."""
+"""How far logits move when something in a network is replaced."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
-from probinterp.vision.logit_drift import logit_drift
+from probinterp.criticism.logit_drift import logit_drift
 
 
 def test_drift_is_that_of_scipy_and_zero_for_the_same():
