@@ -86,6 +86,9 @@ def fit(
     target_l0: Annotated[
         float, typer.Option("--target-l0", "--k", help="Active codes a token and layer.")
     ] = 16,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Weight of the sparsity loss of jump-relu; default 1.")
+    ] = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Latents write to their own layer alone.")
     ] = False,
@@ -107,6 +110,7 @@ def fit(
         activation=activation,
         n_latents=n_latents,
         target_l0=target_l0,
+        sparsity=sparsity,
         per_layer=per_layer,
         skip=skip,
         epochs=epochs,

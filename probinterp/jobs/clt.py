@@ -112,6 +112,7 @@ def fit_clt(
     activation: str = "relu-topk",
     n_latents: int = 256,
     target_l0: float = 16,
+    sparsity: float | None = None,
     per_layer: bool = False,
     skip: bool = False,
     epochs: int = 12,
@@ -130,7 +131,7 @@ def fit_clt(
         Folder that :func:`record_clt` wrote.
     out
         Folder for ``model/`` and ``summary.json``.
-    activation, n_latents, target_l0, per_layer, skip
+    activation, n_latents, target_l0, sparsity, per_layer, skip
         See :func:`~probinterp.jobs.clt_fitting.make_transcoder`.
     epochs, steps, batch_size, learning_rate, seed, device, progress
         See :func:`~probinterp.jobs.clt_fitting.fit_transcoder`.
@@ -142,6 +143,7 @@ def fit_clt(
         activation=activation,
         n_latents=n_latents,
         target_l0=target_l0,
+        sparsity=sparsity,
         per_layer=per_layer,
         skip=skip,
         seed=seed,
@@ -164,6 +166,7 @@ def fit_clt(
         "n_layers": clt.n_layers,
         "n_latents": n_latents,
         "target_l0": target_l0,
+        "sparsity": sparsity,
         "cross_layer": clt.cross_layer,
         "skip": skip,
         "n_images": data.n_images,

@@ -50,10 +50,10 @@ def _top_k(kind: type[ReLUTopK] | type[AbsTopK], l0: float) -> ActivationPrior:
     return kind(int(l0))
 
 
-PRIORS: dict[Activation, Callable[[float], ActivationPrior]] = {
+PRIORS: dict[Activation, Callable[..., ActivationPrior]] = {
     Activation.RELU_TOPK: partial(_top_k, ReLUTopK),
     Activation.ABS_TOPK: partial(_top_k, AbsTopK),
-    Activation.JUMP_RELU: lambda l0: JumpReLU(target_l0=l0),
+    Activation.JUMP_RELU: lambda l0, **options: JumpReLU(target_l0=l0, **options),
     Activation.BERNOULLI_GAUSSIAN: lambda l0: BernoulliGaussian(l0),
     Activation.TRUNCATED_NORMAL: lambda l0: BernoulliTruncatedNormal(l0),
     Activation.HARD_CONCRETE: lambda l0: HardConcrete(l0),
@@ -66,6 +66,7 @@ def make_transcoder(
     activation: str = "relu-topk",
     n_latents: int = 256,
     target_l0: float = 16,
+    sparsity: float | None = None,
     per_layer: bool = False,
     skip: bool = False,
     seed: int = 0,
@@ -82,6 +83,9 @@ def make_transcoder(
         Latents of each layer.
     target_l0
         Active codes a token and layer: k, or what a prior expects at the start.
+    sparsity
+        Weight of the sparsity loss of ``"jump-relu"``, which decides how many codes are active in
+        the end; 1 by default.
     per_layer
         Latents write to their own layer alone.
     skip
@@ -105,6 +109,10 @@ def make_transcoder(
         raise ValueError(f"activation must be one of {', '.join(known)}, got {activation!r}.")
     if not 0 < target_l0 < n_latents:
         raise ValueError(f"active codes must be in 0..{n_latents}, got {target_l0:g}.")
+    kind = Activation(activation)
+    if sparsity is not None and kind is not Activation.JUMP_RELU:
+        raise ValueError(f"sparsity is a weight of jump-relu, got it for {activation}.")
+    options = {} if sparsity is None else {"sparsity": sparsity}
     metadata = {"backbone": data.manifest["backbone"], "tokens": data.manifest["tokens"]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -112,7 +120,7 @@ def make_transcoder(
             n_layers,
             width,
             n_latents,
-            activation=PRIORS[Activation(activation)](target_l0),
+            activation=PRIORS[kind](target_l0, **options),
             cross_layer=not per_layer,
             skip=skip,
             metadata=metadata,

@@ -35,6 +35,9 @@ def test_impossible_sizes_are_refused(few):
         make_transcoder(few, activation="relu")
     with pytest.raises(ValueError, match="must be whole for top-k, got 2.5"):
         make_transcoder(few, target_l0=2.5)
+    with pytest.raises(ValueError, match="is a weight of jump-relu, got it for relu-topk"):
+        make_transcoder(few, sparsity=0.1)
+    assert make_transcoder(few, activation="jump-relu", sparsity=0.1).activation.sparsity == 0.1
     with pytest.raises(ValueError, match=r"must be in 0..8, got 16"):
         make_transcoder(few, n_latents=8)
 
