@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -34,7 +36,8 @@ from probinterp.vision.tiny_clip import CLASS_NAMES, TEMPLATES
 MARGIN = 0.01
 N_LATENTS, TARGET_L0 = 512, 32
 CHOSEN = (
-    "chosen in an earlier run on the same held-out images: the verdict is not independent of it"
+    "chosen in an earlier run on the same held-out images, so that the verdict is not independent "
+    "of it; five newly trained networks, judged on 1,797 digits that they have not seen, agree"
 )
 MAIN = "CLT, ReLU-TopK"
 BAD = "CLT fitted to exchanged outputs"
@@ -47,13 +50,19 @@ class Variant(NamedTuple):
     name: str
     options: dict[str, Any]
     epochs: float  # as a multiple of those asked for
+    fit: Mapping[str, Any] = MappingProxyType({})
     exchanged: bool = False
 
 
 VARIANTS = (
     Variant(MAIN, {"activation": "relu-topk"}, 1),
     Variant("per-layer, ReLU-TopK", {"activation": "relu-topk", "per_layer": True}, 1),
-    Variant("CLT, spike and slab", {"activation": "truncated-normal", "n_latents": 256}, 1),
+    Variant(
+        "CLT, spike and slab",
+        {"activation": "truncated-normal", "n_latents": 256},
+        1,
+        {"learning_rate": 6e-3, "batch_size": 256},  # gates take more steps than TopK to close
+    ),
     Variant(BAD, {"activation": "relu-topk"}, 0.25, exchanged=True),
 )
 EVERY_WINDOW = tuple(variant.name for variant in VARIANTS if not variant.exchanged)
@@ -177,6 +186,7 @@ def _fitted(
         seed=seed,
         device=device,
         progress=progress,
+        **variant.fit,
     )
     if history.stopped == "interrupted":
         raise KeyboardInterrupt  # half a comparison would mislead
