@@ -39,12 +39,13 @@ from probinterp.vision import (
     tiny_clip,
 )
 from probinterp.vision.hashes import weight_hash
-from probinterp.vision.image_source import NO_LABEL, image_source
+from probinterp.vision.image_source import NO_LABEL, FolderImages, image_source
 from probinterp.vision.tiny_clip import CLASS_NAMES, TEMPLATES
 
 TINY, DIGITS = "tiny-clip", "digits"
 SOURCE = "source.json"
 PROMPT = ("a photo of a {}",)
+BASELINES = ("ridge", "mean", "identity")
 UNCHECKED = ("mean", "identity")  # neither claims to know its errors
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
@@ -232,12 +233,14 @@ def evaluate_clt(
     """
     if not 0 < margin < 1:
         raise ValueError(f"margin must be a share between 0 and 1, such as 0.01, got {margin:g}.")
-    started, folder = time.perf_counter(), output_folder(out)
+    started, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    folder = output_folder(out)
     clt = _transcoder(model)
     data, source = _recording(recording)
     task = _task(data, source, templates)
-    proxies: dict[str, Any] = {Path(model).resolve().parent.name: clt}
-    proxies |= {Path(other).resolve().parent.name: _transcoder(other) for other in compare}
+    name, *others = _names([model, *compare])
+    proxies: dict[str, Any] = {name: clt}
+    proxies |= {n: _transcoder(o) for n, o in zip(others, compare, strict=True)}
     baselines = codeless_proxies(data if train is None else _recording(train)[0], task.tower)
     proxies |= baselines if train is not None else {"identity": baselines["identity"]}
     declared: Any = "after" if declared_after else "before"
@@ -257,7 +260,7 @@ def evaluate_clt(
         checked.to_csv(folder / "checks.csv", index=False)
     first = next(iter(found.values()))
     seconds = time.perf_counter() - started
-    _write_records(folder, first, task, source, clt, declared, seed, seconds)
+    _write_records(folder, first, task, source, clt, (declared, now), seed, seconds)
     summary = {
         "model": str(model),
         "images": source["images"],
@@ -343,19 +346,28 @@ def _transcoder(folder: str | Path) -> CrossLayerTranscoder:
     return model.eval()
 
 
+def _names(folders: Sequence[str | Path]) -> list[str]:
+    """Names of transcoders: the folder above the model, or more of the path where two are alike."""
+    paths = [Path(folder).resolve().parent for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"a transcoder is named twice: {', '.join(map(str, folders))}.")
+    for depth in range(1, 1 + max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len({*names, *BASELINES}) == len(names) + len(BASELINES):
+            return names
+    raise AssertionError("different paths have different names")
+
+
 def _task(data: ActivationData, source: dict[str, Any], templates: Sequence[str]) -> Task:
     if data.labels is None or (data.labels == NO_LABEL).any():
         raise ValueError("the recorded images need classes: put them in one subfolder a class.")
     assert data.tower is not None
-    if source["images"] == DIGITS:
-        names: Sequence[str] = CLASS_NAMES
-        prompts = tuple(templates) or TEMPLATES
-    else:
-        folders = sorted(p.name for p in Path(source["images"]).iterdir() if p.is_dir())
-        names = [name.replace("_", " ") for name in folders]
+    images = image_source(**_images(source["images"], source["part"], *_named(source)))
+    if isinstance(images, FolderImages):
+        names: Sequence[str] = [name.replace("_", " ") for name in images.classes]
         prompts = tuple(templates) or PROMPT
-    arguments = _images(source["images"], source["part"], *_named(source))
-    images = image_source(**arguments)
+    else:
+        names, prompts = CLASS_NAMES, tuple(templates) or TEMPLATES
     return classification(data.tower, images, data.labels, names, prompts, data)
 
 
@@ -365,14 +377,13 @@ def _write_records(
     task: Task,
     source: dict[str, Any],
     clt: CrossLayerTranscoder,
-    declared: Any,
+    declared: tuple[Any, str],
     seed: int,
     seconds: float,
 ) -> None:
     """One JSON record a window and token type that reaches the embedding."""
     records = output_folder(folder / "records")
     network, backbone = found.replacement.network, task.tower.record()
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     weights = weight_hash(clt)
     for number, window in enumerate(w for w in found.replacement.windows if w.visible):
         label = list(found.family.verdicts)[number]
@@ -390,8 +401,8 @@ def _write_records(
             window=window.layers,
             cells=compared.cells,
             margin=judged.margin_test.margin,
-            margin_declared=declared,
-            margin_declared_at=now,
+            margin_declared=declared[0],
+            margin_declared_at=declared[1],
             family=found.family.name,
             correction=found.family.correction,
             seeds={"bootstrap": seed},

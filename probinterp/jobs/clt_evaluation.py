@@ -35,11 +35,13 @@ from probinterp.vision import (
     evaluate_replacement,
     faithfulness_curves,
     orders_of,
+    reaches_embedding,
     subset_correctness,
     text_embeddings,
     without_each,
     zero_shot,
 )
+from probinterp.vision.activation_data import TOKEN_TYPES
 
 MOST_SUBSETS = 1000
 RANDOM_ORDERS = 20
@@ -75,6 +77,18 @@ class Task(NamedTuple):
     text: Any
     data: ActivationData
     floor: Floor
+
+    @property
+    def kinds(self) -> tuple[Literal["cls", "patch"], ...]:
+        """Types of tokens that were recorded."""
+        found = set(self.data.token_type.unique().tolist())
+        both: tuple[Literal["cls", "patch"], ...] = ("cls", "patch")
+        return tuple(kind for kind in both if TOKEN_TYPES[kind] in found)
+
+    @property
+    def replaced(self) -> tuple[Literal["cls", "patch", "all"], ...]:
+        """Types of tokens to replace: those recorded, and all together where both were."""
+        return (*self.kinds, "all") if len(self.kinds) > 1 else self.kinds
 
 
 class ProxyEvaluation(NamedTuple):
@@ -205,6 +219,7 @@ def evaluate_proxy(
         text=task.text,
         data=task.data,
         windows=windows,
+        tokens=task.replaced,
     )
     compared = {
         window_label(w.layers, w.tokens): paired_accuracy(
@@ -244,14 +259,26 @@ def evaluate_faithfulness(
         Sources of the sufficiency test; default: 4, or half of them where there are few.
     seed
         Seed of random orders and bootstraps.
+
+    Raises
+    ------
+    ValueError
+        If no source is kept, or all are.
+
+    Notes
+    -----
+    Sources are ordered by their contributions on the tokens that the embedding is made of.
     """
-    kinds: tuple[Literal["cls", "patch"], ...]
-    kinds = ("cls", "patch") if task.tower.n_class_tokens else ("patch",)
+    kinds = task.kinds
     scores = {kind: contributions(clt, task.data, tokens=kind) for kind in kinds}
     centered = {kind: contributions(clt, task.data, tokens=kind, centered=True) for kind in kinds}
-    main = scores[kinds[0]]
-    order, n_layers = attributed_order(main), clt.n_layers
-    kept = kept or min(4, max(1, n_layers // 2))
+    n_layers = clt.n_layers
+    seen = [k for k in kinds if reaches_embedding(task.tower, [n_layers - 1], k)]
+    main = scores[(seen or kinds)[0]]
+    order = attributed_order(main)
+    kept = min(4, max(1, n_layers // 2)) if kept is None else kept
+    if not 1 <= kept < n_layers:
+        raise ValueError(f"kept must be 1 to {n_layers - 1} of {n_layers} sources, got {kept}.")
     subsets = all_subsets(n_layers, kept)
     attributed = tuple(sorted(order[:kept]))
     complete = len(subsets) <= MOST_SUBSETS

@@ -265,7 +265,8 @@ class TranscoderProgram(ProbabilisticModel):
 
     def _training_norm(self) -> Tensor:
         """Norm of all decoders of each latent in normalised units, (L, H)."""
-        return self.decoders.squared_norm(torch.ones_like(self.outputs.scale)).sqrt()
+        squares = self.decoders.squared_norm(torch.ones_like(self.outputs.scale))
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()  # no slope at zero
 
     def _remember(self, encoded: Encoded, residual: Tensor | None, n_total: int | None) -> None:
         """Keep of a training step what the updates after it need."""

@@ -22,7 +22,8 @@ class ActivationData:
     Observations are tokens, image by image; ``len`` counts them, ``batch(index)`` gives some.
     Tokens of one image are dependent, so only whole images are split, and minibatches mix many
     images. Where outputs are not stored the MLPs run on the stored inputs: the pair is exact
-    whatever the precision of the store.
+    whatever the precision of the store. Weights that have changed since are refused, but for
+    writes through ``.data``, which leave no trace.
 
     Attributes
     ----------

@@ -286,4 +286,7 @@ def _seen(watch: Callable[[Tensor], Any], arguments: tuple[Tensor, ...]) -> None
 
 
 def _first_weight(clt: Any) -> Tensor | None:
-    return next(iter(clt.parameters()), None) if isinstance(clt, nn.Module) else None
+    """A parameter or, where there is none, a buffer of floating point."""
+    if not isinstance(clt, nn.Module):
+        return None
+    return next((t for t in (*clt.parameters(), *clt.buffers()) if t.is_floating_point()), None)

@@ -103,26 +103,36 @@ class Recording:
         for number, (start, stop) in enumerate(folder.spans()):
             if known[number] is None:
                 parts = self.parts(folder.plan, range(start, stop), token_index, bar)
-                folder.write(number, parts, functools.partial(self._about_images, start))
+                folder.write(number, parts, functools.partial(self._about_images, start, stop))
         folder.finish()
 
-    def _about_images(self, start: int) -> dict[str, Any]:
+    def _about_images(self, start: int, stop: int) -> dict[str, Any]:
         """Hashes by which the images that passed last are known again."""
         return {
-            "first_image_sha256": tensor_hash(self.source[start][0]),
+            "some_images_sha256": {str(i): self._hash_of(i) for i in _few(start, stop)},
             "images_sha256": self.hash.hexdigest(),
         }
 
+    def _hash_of(self, i: int) -> str:
+        return tensor_hash(self.source[i][0])
+
     def _require_same_images(self, folder: ShardFolder) -> None:
-        for number, (start, _) in enumerate(folder.spans()):
+        """Look at the first, middle and last image of each shard that is there."""
+        for number, _ in enumerate(folder.spans()):
             about = folder.shard(number)
             if about is None:
                 continue
-            if about["first_image_sha256"] != tensor_hash(self.source[start][0]):
-                raise ManifestMismatchError(
-                    f"image {start} is not the one that {folder.folder} was recorded from; "
-                    "record into another folder."
-                )
+            for i, known in about["some_images_sha256"].items():
+                if self._hash_of(int(i)) != known:
+                    raise ManifestMismatchError(
+                        f"image {i} is not the one that {folder.folder} was recorded from; "
+                        "record into another folder."
+                    )
+
+
+def _few(start: int, stop: int) -> list[int]:
+    """First, middle and last number of a range."""
+    return sorted({start, (start + stop - 1) // 2, stop - 1})
 
 
 def chosen_tokens(tower: Tower, tokens: str | Sequence[str]) -> Tensor:
@@ -157,6 +167,7 @@ def make_plan(
         raise ValueError(f"store must be 'inputs' or 'both', got {store!r}.")
     tower, n_tokens = recording.tower, len(token_index)
     shape = [len(recording.source), len(recording.layers), n_tokens, tower.width]
+    labels = getattr(recording.source, "labels", None)
     bytes_each = 4 * len(_FIELDS[store]) * math.prod(shape[1:])
     return {
         "format": FORMAT,
@@ -170,6 +181,7 @@ def make_plan(
         "fields": list(_FIELDS[store]),
         "dtype": dtype,
         "batch_size": recording.batch_size,
+        "labels_sha256": None if labels is None else tensor_hash(torch.as_tensor(labels)),
         "shape": shape,
         "shard_images": shard_images or max(1, _SHARD_BYTES // bytes_each),
     }

@@ -102,7 +102,7 @@ def top_images(
 ) -> TopImages:
     r"""For each feature the images with the largest token-maximum of its activation.
 
-    .. math:: \max_t z^l_{ti} \lVert W^l_{dec,i} \rVert
+    .. math:: \max_t |z^l_{ti}| \lVert W^l_{dec,i} \rVert
 
     with :math:`W^l_{dec,i}` all decoders of the feature together and z the sparse codes, where
     codes are uncertain those that stand for the posterior. Class token and patches count.
@@ -164,7 +164,7 @@ class _Best:
 
     def add(self, images: Tensor, z: Tensor) -> None:
         """Codes (B, T, H) of images (B,)."""
-        score = z.amax(1) * self.norm
+        score = z.abs().amax(1) * self.norm
         active = score > 0
         image = images.to(z.device).unsqueeze(1).expand(-1, z.shape[2])
         candidates = torch.cat([self.score, score.where(active, 0)])

@@ -169,6 +169,11 @@ def zero_shot(
     -------
     ZeroShotResult
         Per image, in the order of the images.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or labels that are no number of a class.
     """
     tower, network = resolve(backbone), _network(backbone)
     if text is None:
@@ -185,6 +190,11 @@ def zero_shot(
     if not logits:
         raise ValueError("there are no images.")
     scores, true = torch.cat(logits), torch.cat(truth)
+    if ((true < NO_LABEL) | (true >= scores.shape[1])).any():
+        raise ValueError(
+            f"labels must be {NO_LABEL} (none) to {scores.shape[1] - 1} for {scores.shape[1]} "
+            f"class names, got {int(true.min())} to {int(true.max())}."
+        )
     return ZeroShotResult(
         predictions=scores.argmax(1),  # of equal entries the first
         logits=scores,

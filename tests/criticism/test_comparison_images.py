@@ -235,10 +235,12 @@ def test_equal_scores_have_no_error():
     found = cmp.score_change(scores, scores)
     assert (found.p_change, found.p_above(-0.1), found.p_above(0.0), found.p_above(0.1)) == (
         1,
-        0,
+        0.5**50,
         0.5,
-        1,
+        1 - 0.5**50,
     )
+    few = cmp.score_change(scores[:3], scores[:3])
+    assert cmp.verdict(few, margin=0.1).decision == "not enough data to tell"
     assert cmp.verdict(found, margin=0.1).decision == "preserves"
 
 

@@ -5,12 +5,24 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from probinterp.criticism.comparison import Record
-from probinterp.jobs.clt import evaluate_clt, fit_clt, record_clt
-from probinterp.jobs.clt_evaluation import window_label
-from probinterp.jobs.clt_fitting import Activation, ExchangedOutputs, make_transcoder
-from probinterp.vision import digits, record_activations, tiny_clip
+from probinterp.jobs.clt import _names, _recording, _task, evaluate_clt, fit_clt, record_clt
+from probinterp.jobs.clt_evaluation import (
+    classification,
+    evaluate_faithfulness,
+    evaluate_proxy,
+    window_label,
+)
+from probinterp.jobs.clt_fitting import (
+    Activation,
+    ExchangedOutputs,
+    fit_transcoder,
+    make_transcoder,
+)
+from probinterp.vision import digits, record_activations, resolve, tiny_clip, zero_shot
+from probinterp.vision.tiny_clip import CLASS_NAMES, MEAN, STD, TEMPLATES
 
 pytest.importorskip("open_clip")
 
@@ -47,6 +59,47 @@ def test_exchanged_outputs_are_those_of_other_tokens(few):
     assert (exchanged.inputs == true.inputs).all()
     assert exchanged.x.sum(0).numpy() == pytest.approx(true.x.sum(0).numpy(), abs=1e-2)
     assert not np.allclose(exchanged.x, true.x)
+
+
+def test_transcoders_of_one_name_are_told_apart(tmp_path):
+    names = _names([tmp_path / "a" / "clt" / "model", tmp_path / "b" / "clt" / "model"])
+    assert names == ["a/clt", "b/clt"]
+    assert _names([tmp_path / "clt" / "model"]) == ["clt"]
+    assert _names([tmp_path / "x" / "ridge" / "model"]) == ["x/ridge"]  # not the baseline
+    with pytest.raises(ValueError, match="is named twice"):
+        _names([tmp_path / "clt" / "model"] * 2)
+
+
+def test_classes_are_the_folders_that_hold_pictures(tmp_path):
+    images, labels = digits().heldout
+    for name in ("one", "two", "zero", "nine", ".ipynb_checkpoints"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    for number, name in ((0, "zero"), (1, "one"), (2, "two")):
+        for i in (labels == number).nonzero().flatten()[:3].tolist():
+            pixels = (images[i, 0] * STD + MEAN).clip(0, 1).mul(255).byte().numpy()
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+    record_clt("tiny-clip", str(tmp_path / "pictures"), tmp_path / "recorded", progress=False)
+    task = _task(*_recording(tmp_path / "recorded"), ("the number {}",))
+    assert task.class_names == ["one", "two", "zero"]
+    found = zero_shot(task.tower, task.images, task.class_names, task.templates, text=task.text)
+    assert found.accuracy == 1
+
+
+def test_a_recording_of_class_tokens_is_judged_by_them():
+    images, labels = digits().heldout
+    tower = resolve(tiny_clip().model)
+    options = {"labels": labels[:20], "progress": False}
+    data = record_activations(tower, images[:20], tokens="cls", **options)
+    task = classification(tower, images[:20], labels[:20], CLASS_NAMES, TEMPLATES, data)
+    clt = make_transcoder(data, n_latents=8, target_l0=2)
+    fit_transcoder(clt, data, epochs=5, batch_size=5, device="cpu", progress=False)
+    found = evaluate_proxy(clt.eval(), task, margin=0.5)
+    assert set(found.reconstruction) == {"cls"}
+    assert found.primary == "layers 0-3, only cls tokens"
+    kept = evaluate_faithfulness(clt, task)
+    assert set(kept.contributions) == {"cls"}
+    with pytest.raises(ValueError, match=r"kept must be 1 to 3 of 4 sources, got 0"):
+        evaluate_faithfulness(clt, task, kept=0)
 
 
 def test_window_labels():

@@ -196,6 +196,15 @@ def test_the_number_of_gates_shrinks_to_k():
     assert found == [6, 4, 3, 3]
 
 
+def test_evaluation_keeps_k_gates_whenever_training_was_left():
+    prior = Truncated(BernoulliGaussian(4), k=5, shrink=0.5)
+    prior.allocate(2, 20)
+    pre = torch.randn(7, 2, 20)
+    prior.anneal(0.1)
+    assert prior.train().select(pre).shape == (7, 2, 9)
+    assert prior.eval().select(pre).shape == (7, 2, 5)
+
+
 @pytest.mark.parametrize("name", ["D", "DA"])
 def test_few_codes_run_on_the_sparse_decoder(name):
     dense, sparse = made(name), made(name, layout="source")

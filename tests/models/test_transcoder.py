@@ -10,7 +10,8 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from probinterp.inference import BatchData, MeanFieldELBO, fit, posterior
-from probinterp.models import CrossLayerTranscoder
+from probinterp.inference.elbo import negative_bound
+from probinterp.models import ActivationBatch, CrossLayerTranscoder
 from probinterp.models.activation_priors import JumpReLU, ReLUTopK
 from probinterp.models.transcoder_decoder import DecoderPrior, layout_for
 
@@ -326,3 +327,14 @@ def test_copies_and_moves_keep_the_numbers(device):
     found = copied(batch.inputs.to(device)).cpu()
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
     assert posterior(model, batch) == {}
+
+
+def test_a_latent_without_decoders_has_a_gradient():
+    clt = CrossLayerTranscoder(2, 3, 5, activation=JumpReLU(target_l0=2.0)).train()
+    batch = ActivationBatch(torch.randn(9, 2, 3), torch.randn(9, 2, 3))
+    clt.initialize(batch, len(batch.x))
+    with torch.no_grad():
+        for weight in clt.decoders.weights:
+            weight.zero_()
+    negative_bound(clt, batch, len(batch.x)).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in clt.parameters())

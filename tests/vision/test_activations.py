@@ -242,8 +242,9 @@ def test_interrupted_recording_goes_on_where_it_stopped(images, tmp_path):
         open_activations(tmp_path / "parts")
     rest = Stopping(images)
     data = record(model, rest, path=tmp_path / "parts", **options)
-    # two to check the hooks, one of each shard to know the images again, the rest once
-    assert rest.read == 2 + 2 + 2 + 5
+    # two to check the hooks, three of each shard to know the images again, the rest once; the last
+    # shard has one image
+    assert rest.read == 2 + 3 * 3 + 1 + 5
     assert torch.equal(data.batch().inputs, whole.batch().inputs)
     assert torch.equal(data.labels, torch.arange(13) % 10)
     for name in sorted(p.name for p in (tmp_path / "whole").iterdir()):
@@ -257,7 +258,19 @@ def test_complete_recording_is_not_repeated(images, tmp_path):
     record(model, Stopping(images), path=tmp_path / "a", shard_images=5)
     again = Stopping(images)
     record(model, again, path=tmp_path / "a", shard_images=5)
-    assert again.read == 3  # the first image of each shard
+    assert again.read == 3 * 3  # first, middle and last image of each shard
+
+
+@pytest.mark.parametrize("changed", [0, 2, 4])
+def test_other_images_or_labels_are_not_taken_for_those_recorded(images, tmp_path, changed):
+    model, labels = backbone(), torch.arange(13)
+    record(model, images, labels=labels, path=tmp_path / "a", shard_images=5)
+    others = images.clone()
+    others[changed] += 1
+    with pytest.raises(ManifestMismatchError, match=f"image {changed} is not the one"):
+        record(model, others, labels=labels, path=tmp_path / "a", shard_images=5)
+    with pytest.raises(ManifestMismatchError, match="labels_sha256 is"):
+        record(model, images, labels=labels.flip(0), path=tmp_path / "a", shard_images=5)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import nn
 
-from probinterp.models import CrossLayerTranscoder
+from probinterp.models import ActivationBatch, CrossLayerTranscoder
 from probinterp.models.activation_priors import AbsTopK, BernoulliGaussian
-from probinterp.models.transcoder_baselines import IdentityProxy
+from probinterp.models.transcoder_baselines import IdentityProxy, MeanProxy, RidgeProxy
 from probinterp.vision import TowerMismatchError, resolve
 from probinterp.vision.capture import capturing, evaluating
 from probinterp.vision.hashes import weight_hash
@@ -489,3 +489,15 @@ def test_modules_hooked_by_others_still_run_their_hooks():
     assert seen == [torch.Size([4, 17, D])]
     handle.remove()
     assert isinstance(resolve(backbone).mlps[1], nn.Sequential)
+
+
+def test_baselines_without_parameters_work_in_half_precision():
+    model = own().bfloat16()
+    means = torch.randn(L, D)
+    with replace_mlps(model, MeanProxy(means)), torch.no_grad():
+        found = model.encode_image(images().bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert found.isfinite().all()
+    ridge = RidgeProxy.fitted([ActivationBatch(torch.randn(99, L, D), torch.randn(99, L, D))])
+    with replace_mlps(model, ridge), torch.no_grad():
+        assert model.encode_image(images().bfloat16()).isfinite().all()

@@ -189,3 +189,10 @@ def test_network_without_text_tower_or_tokenizer(clip, heldout):
         2,
         32,
     )
+
+
+@pytest.mark.parametrize("shift", [100, -5])
+def test_labels_that_are_no_class_are_refused(clip, heldout, shift):
+    labels = heldout.labels[:20] + shift
+    with pytest.raises(ValueError, match=r"labels must be -1 \(none\) to 9 for 10 class names"):
+        zero_shot(clip.model, heldout.images[:20], CLASS_NAMES, TEMPLATES, labels=labels)

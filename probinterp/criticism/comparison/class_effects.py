@@ -98,7 +98,7 @@ def class_effects(
     Raises
     ------
     ValueError
-        If lengths differ.
+        If lengths differ, or a label is no number of a name.
 
     References
     ----------
@@ -114,6 +114,11 @@ def class_effects(
     if of_image.shape != network.shape:
         raise ValueError(f"labels must have shape {network.shape}, got {of_image.shape}.")
     known, place = np.unique(of_image, return_inverse=True)
+    if names is not None and not (0 <= known[0] and known[-1] < len(names)):
+        raise ValueError(
+            f"labels must be 0 to {len(names) - 1} for {len(names)} names, got {known[0]} to "
+            f"{known[-1]}."
+        )
     n, lost, gained = (
         np.bincount(place, weights=w, minlength=len(known))
         for w in (np.ones(len(place)), network & ~proxy, proxy & ~network)

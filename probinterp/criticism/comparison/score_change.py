@@ -67,8 +67,8 @@ class ScoreChange(NamedTuple):
         return Interval(self.difference - half, self.difference + half, level, "paired t")
 
     def _p(self, excess: float) -> float:
-        if self.standard_error == 0:
-            return 0.5 if excess == 0 else float(excess > 0)
+        if self.standard_error == 0:  # all differences are equal: what a sign test says of them
+            return 0.5 if excess == 0 else abs(float(excess > 0) - 0.5**self.n)
         return float(stdtr(self.n - 1, excess / self.standard_error))
 
 

@@ -23,7 +23,8 @@ class Truncated(ActivationPrior):
 
     for every latent whose gate is not among the K largest log odds of its token and layer. That is
     still a posterior, so the bound stays a bound, and the cost is that of K codes. Latents that
-    are left out get no gradient; K therefore starts at twice its value and shrinks linearly.
+    are left out get no gradient; in training K therefore starts at twice its value and shrinks
+    linearly.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ class Truncated(ActivationPrior):
     def select(self, pre: Tensor) -> Tensor:
         """The latents with the K likeliest gates, (B, L, K)."""
         logits = self.whole.gate_logits(pre.detach())
-        return logits.topk(min(self.k_now, pre.shape[2]), dim=2, sorted=False).indices
+        k = self.k_now if self.training else self.k
+        return logits.topk(min(k, pre.shape[2]), dim=2, sorted=False).indices
 
     def moments(self, pre: Tensor) -> CodeMoments:
         """Moments and KL divergences, computed for K codes a token and layer."""
