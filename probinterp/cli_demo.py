@@ -93,9 +93,14 @@ def _vision(out: Path, say: Any, options: dict[str, Any]) -> Written:
     say("Fitting proxies of the MLPs of a CLIP for handwritten digits; 397 images are held out.")
     summary, tables = run_vision_demo(out, **options)
     say(f"The network recognises {100 * summary['accuracy_network']:.1f} % of them.")
-    say("Change of accuracy with MLPs replaced; verdicts corrected over the windows of a proxy.")
+    say(
+        "Change of accuracy with all MLPs replaced; verdicts corrected over the windows of a proxy."
+    )
+    table, whole = tables.replacement, summary["primary"].partition(",")[0]
     shown = ["proxy", "window", "accuracy", "change", "low", "high", "verdict"]
-    say(tables.replacement[shown].to_string(index=False, float_format="{:.4f}".format))
+    rows = table.loc[table["window"].str.startswith(f"{whole},"), shown]
+    say(rows.to_string(index=False, float_format="{:.4f}".format))
+    say(f"All {len(table)} windows: replacement.csv.")
     say(f"\nMain comparison of each proxy ({summary['primary']}), margin declared before:")
     for name, judged in summary["verdicts"].items():
         say(f"{name}: {judged['statement']}")

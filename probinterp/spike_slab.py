@@ -168,7 +168,7 @@ class SpikeSlab(TorchDistribution):
     logits
         :math:`\mathrm{logit}\, \pi`.
     slab
-        Distribution of values that are not zero, with an empty event shape, such as
+        Distribution of values that are not zero, with ``loc``, ``scale`` and an empty event shape:
         ``Normal(loc, scale)`` or :class:`PositiveNormal`.
     temperature
         Temperature T > 0 of the relaxed gate
@@ -223,6 +223,17 @@ class SpikeSlab(TorchDistribution):
         zero = value == 0
         inside = self.slab.log_prob(torch.where(zero, 1.0, value))
         return torch.where(zero, logsigmoid(-self.logits), logsigmoid(self.logits) + inside)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = NO_SHAPE) -> Tensor:  # type: ignore[override]
+        """Draw values; of the slab only where the gate is open, which is seldom."""
+        inclusion = self.inclusion.expand(self._extended_shape(sample_shape))
+        is_open = torch.rand_like(inclusion) < inclusion
+        slab: Any = self.slab
+        loc, scale = (value.expand(inclusion.shape)[is_open] for value in (slab.loc, slab.scale))
+        values = torch.zeros_like(inclusion)
+        values[is_open] = type(slab)(loc, scale, validate_args=False).sample()
+        return values
 
     def rsample(self, sample_shape: torch.Size = NO_SHAPE) -> Tensor:  # type: ignore[override]
         """Draw values; the gradient of the gate is that of its relaxation."""

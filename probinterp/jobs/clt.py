@@ -17,6 +17,7 @@ from probinterp.criticism.comparison import Record
 from probinterp.inference import load, save
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.clt_checks import check_on_heldout, flagged_discrepancies
+from probinterp.jobs.clt_code_checks import check_codes, is_uncertain
 from probinterp.jobs.clt_evaluation import (
     ProxyEvaluation,
     Task,
@@ -252,10 +253,11 @@ def evaluate_clt(
     table = pd.DataFrame(replacement_rows(found))
     table.to_csv(folder / "replacement.csv", index=False)
     pd.DataFrame(reconstruction_rows(found)).to_csv(folder / "reconstruction.csv", index=False)
-    checked = None
+    checked, codes_of = None, {}
     if checks:
-        codes = {n: p for n, p in proxies.items() if n not in UNCHECKED}
-        checked = check_on_heldout(codes, data, task.tower.grid, seed)
+        codes_of = {n: check_codes(p, task, seed) for n, p in proxies.items() if is_uncertain(p)}
+        made = {n: p for n, p in proxies.items() if n not in UNCHECKED}
+        checked = check_on_heldout(made, data, task.tower.grid, seed)
     if checked is not None:
         checked.to_csv(folder / "checks.csv", index=False)
     first = next(iter(found.values()))
@@ -273,6 +275,7 @@ def evaluate_clt(
         "windows": {label: v.numbers() for label, v in first.family.verdicts.items()},
         "floor": str(task.floor),
         "checks": None if checked is None else flagged_discrepancies(checked),
+        "drift": {name: each.drift for name, each in codes_of.items()},
         "order": list(faithfulness.order),
         "sufficiency": str(faithfulness.rank),
         "contributions": {
@@ -291,6 +294,7 @@ def evaluate_clt(
             settings={"seed": seed, "model": str(model), "images": source["images"]},
             class_names=task.class_names,
             checks=checked,
+            codes=codes_of,
         )
     return write_json(folder / "evaluation.json", summary), table
 

@@ -359,9 +359,10 @@ def reconstruction_rows(found: Mapping[str, ProxyEvaluation]) -> list[dict[str, 
         for kind, r2 in evaluation.reconstruction.items():
             sums, cosine = evaluation.replacement.reconstruction[kind], evaluation.cosine[kind]
             for layer in range(len(r2.estimate)):
-                active = None
-                if sums.active is not None:
-                    active = (sums.active[:, layer].sum() / sums.n_tokens.sum()).item()
+                active, gates = (
+                    None if codes is None else codes[layer].item()
+                    for codes in (sums.l0(), sums.expected_l0())
+                )
                 rows.append(
                     {
                         "proxy": name,
@@ -374,6 +375,7 @@ def reconstruction_rows(found: Mapping[str, ProxyEvaluation]) -> list[dict[str, 
                         "cosine low": cosine.low[layer].item(),
                         "cosine high": cosine.high[layer].item(),
                         "L0": active,
+                        "sum of gates": gates,
                     }
                 )
     return rows

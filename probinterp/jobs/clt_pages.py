@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from probinterp.criticism import adjust
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.clt_checks import check_sentence, checks_section, flagged_discrepancies
+from probinterp.jobs.clt_code_checks import CodeChecks, codes_section
 from probinterp.jobs.clt_evaluation import (
     Faithfulness,
     ProxyEvaluation,
@@ -57,6 +60,7 @@ def write_clt_page(
     settings: Mapping[str, Any],
     class_names: Sequence[str] | None = None,
     checks: pd.DataFrame | None = None,
+    codes: Mapping[str, CodeChecks] = MappingProxyType({}),
 ) -> Path:
     """Write the page.
 
@@ -79,6 +83,8 @@ def write_clt_page(
     checks
         Predictive checks, from :mod:`~probinterp.jobs.clt_checks`, or None if there were too few
         images.
+    codes
+        Checks of uncertain codes by name of the proxy.
     """
     sections = [_replacement(evaluations, margin), _reconstruction(evaluations)]
     findings = [
@@ -89,6 +95,8 @@ def write_clt_page(
         sections += [_contributions(faithfulness), _sources(faithfulness)]
         findings.append(Finding(_rank_statement(faithfulness)))
     sections.append(checks_section(checks))
+    if codes:
+        sections.append(codes_section(codes))
     if checks is not None:
         findings += [
             Finding(check_sentence(name, flagged), not flagged)
@@ -190,11 +198,15 @@ def _reconstruction(evaluations: Mapping[str, ProxyEvaluation]) -> Section:
             "cosine [interval]": f"{row['cosine']:.3f} [{row['cosine low']:.3f}, "
             f"{row['cosine high']:.3f}]",
             "L0": row["L0"],
+            "gates": row["sum of gates"],
         }
         for row in reconstruction_rows(evaluations)
     ]
-    caption = "L0: active codes a token. cosine: mean cosine of output and reconstruction."
-    table = Table(pd.DataFrame(rows), caption, {"L0": ".1f"})
+    caption = (
+        "L0: active codes a token; gates: sum of their probabilities. cosine: mean cosine of "
+        "output and reconstruction."
+    )
+    table = Table(pd.DataFrame(rows), caption, {"L0": ".1f", "gates": ".1f"})
     text = (
         "On activations of the network itself, layer by layer. In the replacement above errors "
         "of lower layers reach the higher ones."
@@ -230,6 +242,7 @@ def _sources(found: Faithfulness) -> Section:
         )
         caption = f"Sources of the last layer {name} by contribution; bands: 95 % over images."
         figures.append(Figure(axes, caption))
+    corrected = adjust(torch.tensor([c.p_midp for c in found.without.values()]), "holm")
     rows = [
         {
             "without source": source,
@@ -238,15 +251,19 @@ def _sources(found: Faithfulness) -> Section:
             "low": c.tango.low,
             "high": c.tango.high,
             "McNemar mid-p": c.p_midp,
+            "Holm": p,
         }
-        for source, c in found.without.items()
+        for (source, c), p in zip(found.without.items(), corrected.tolist(), strict=True)
     ]
-    caption = "Necessity: the proxy in all layers without one source of the last layer."
+    caption = (
+        "Necessity: the proxy in all layers without one source of the last layer, against the "
+        "whole proxy; Holm: p corrected over the sources."
+    )
     text = (
         f"{_rank_statement(found)}\n\nLayers are not exchangeable, so the rank describes and is no "
         "test of a hypothesis; few layers allow few different ranks."
     )
-    table = Table(pd.DataFrame(rows), caption, {"McNemar mid-p": ".2g"})
+    table = Table(pd.DataFrame(rows), caption, {"McNemar mid-p": ".2g", "Holm": ".2g"})
     return Section("Which sources are needed, which suffice?", text, figures, [table])
 
 

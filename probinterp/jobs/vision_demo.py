@@ -13,6 +13,7 @@ import torch
 
 from probinterp.inference import calibrate_noise, save
 from probinterp.jobs.clt_checks import check_proxies, flagged_discrepancies
+from probinterp.jobs.clt_code_checks import check_codes, is_uncertain
 from probinterp.jobs.clt_evaluation import (
     ProxyEvaluation,
     classification,
@@ -141,6 +142,7 @@ def run_vision_demo(
         pd.DataFrame(reconstruction_rows(found)),
         check_proxies(checked, validation, heldout, tower.grid, seed),
     )
+    codes = {n: check_codes(p, task, seed) for n, p in proxies.items() if is_uncertain(p)}
     settings: dict[str, Any] = {
         "seed": seed,
         "epochs": epochs,
@@ -158,11 +160,13 @@ def run_vision_demo(
         settings=settings,
         class_names=CLASS_NAMES,
         checks=tables.checks,
+        codes=codes,
     )
     save(proxies[MAIN], folder / "model", overwrite=True)
     for name, table in tables._asdict().items():
         table.to_csv(folder / f"{name}.csv", index=False)
     summary = _summary(found, faithfulness.rank.p_value, str(task.floor))
+    summary["drift"] = {name: each.drift for name, each in codes.items()}
     summary["checks"] = flagged_discrepancies(tables.checks)
     summary |= {"settings": settings, "seconds": round(time.perf_counter() - started, 1)}
     return write_json(folder / "summary.json", summary), tables
