@@ -27,6 +27,7 @@ from probinterp import vision
 from probinterp.criticism import comparison
 from probinterp.inference import load, reconstruction_statistics, save
 from probinterp.jobs.clt_checks import check_proxies
+from probinterp.jobs.clt_code_checks import is_uncertain
 from probinterp.jobs.clt_evaluation import classification, evaluate_proxy, window_label
 from probinterp.jobs.clt_fitting import codeless_proxies, fit_transcoder
 from probinterp.models import CrossLayerTranscoder
@@ -61,6 +62,20 @@ VARIANTS = {
 CODELESS = ("ridge", "mean", "identity")
 SIZES = ("CLT H=1024 k=128", "CLT H=512 k=32", "CLT k=8")  # in the order of their tests
 EXPLAINED = ("CLT k=8", "PLT k=8", "CLT Abs-TopK k=8", "CLT Gaussian", "CLT truncated normal")
+
+
+SPARSE = ", sparse code"  # of gates above one half, instead of the posterior mean
+
+
+class SparseCode:
+    """Outputs by the sparse code of a transcoder whose codes are uncertain."""
+
+    def __init__(self, clt):
+        self.clt = clt
+
+    def __call__(self, inputs):
+        """Outputs (N, L, D)."""
+        return self.clt.decode(self.clt.hard_codes(inputs), inputs)
 
 
 class Study:
@@ -132,14 +147,15 @@ def holm_verdicts(comparisons):
     ).verdicts
 
 
-def replacement(name, seed, proxy, study):
+def replacement(name, seed, proxy, study, codes="mean"):
     """Rows by window and token type, with Holm's correction over those that differ.
 
     The patches of the last layer do not reach the embedding: windows of patches that end there are
     those that end one layer below, and are not counted again.
     """
     windows, last = every_window(study.tower.n_layers), study.tower.n_layers - 1
-    found = evaluate_proxy(proxy, study.task, margin=MARGIN, seed=seed, windows=windows)
+    options = {"margin": MARGIN, "seed": seed, "windows": windows, "codes": codes}
+    found = evaluate_proxy(proxy, study.task, **options)
     differ = [w for w in found.replacement.windows if (w.layers[-1], w.tokens) != (last, "patch")]
     labels = [window_label(w.layers, w.tokens) for w in differ]
     corrected = holm_verdicts({label: found.comparisons[label] for label in labels})
@@ -286,6 +302,11 @@ def main():
             if name in EXPLAINED:
                 rows["_faithfulness"] += faithfulness(name, seed, proxy, study)
         rows["_reconstruction"] += reconstruction(name, proxies, study.heldout)
+        if is_uncertain(proxies[seeds[0]]):
+            for seed, proxy in proxies.items():
+                rows[""] += replacement(name + SPARSE, seed, proxy, study, codes="hard")
+            sparse = {seed: SparseCode(proxy) for seed, proxy in proxies.items()}
+            rows["_reconstruction"] += reconstruction(name + SPARSE, sparse, study.heldout)
         if name not in CODELESS[1:]:
             checked[name] = proxies[seeds[0]]
         print(f"{name}: {rows[''][-1]}", flush=True)

@@ -121,8 +121,13 @@ def fit(
         device=device,
         progress=not as_json,
     )
-    text = f"{summary['n_latents']} latents in each of {summary['n_layers']} layers, {activation}."
-    _done(as_json, summary, [text], [out / "model", out / "summary.json"])
+    lines = [
+        f"{summary['n_latents']} latents in each of {summary['n_layers']} layers, {activation}."
+    ]
+    lines.append(f"R2 of training tokens by layer: {_shown(summary['training_r2'], 3)}")
+    if summary["active_codes"] is not None:
+        lines.append(f"active codes a token: {_shown(summary['active_codes'], 1)}")
+    _done(as_json, summary, lines, [out / "model", out / "summary.json"])
 
 
 @clt.command()
@@ -211,6 +216,10 @@ def _evaluated(
     names = ["evaluation.json", "replacement.csv", "reconstruction.csv", "records"]
     names += ["checks.csv"] * (summary["checks"] is not None) + ["report.html"] * page
     _done(as_json, summary, lines, [out / n for n in names])
+
+
+def _shown(values: list[float], digits: int) -> str:
+    return " ".join(f"{value:.{digits}f}" for value in values)
 
 
 def _done(as_json: bool, summary: dict[str, Any], lines: list[str], written: list[Path]) -> None:

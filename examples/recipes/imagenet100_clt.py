@@ -64,7 +64,7 @@ def main(arguments):
     windows = [range(12)] if dry else None
     found = evaluate_proxy(clt, task, margin=MARGIN, windows=windows)
     print(f"{found.primary}: {found.verdict}")
-    for label, judged in found.family.verdicts.items():
+    for label, judged in found.verdicts.items():
         print(f"{label}: {judged}")
     if not dry:
         save(clt, arguments.out / "model", history, overwrite=True)

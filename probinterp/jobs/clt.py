@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from probinterp.criticism.comparison import Record
-from probinterp.inference import load, save
+from probinterp.inference import load, reconstruction_statistics, save
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.clt_checks import check_on_heldout, flagged_discrepancies
 from probinterp.jobs.clt_code_checks import check_codes, is_uncertain
@@ -26,6 +26,7 @@ from probinterp.jobs.clt_evaluation import (
     evaluate_proxy,
     reconstruction_rows,
     replacement_rows,
+    window_label,
 )
 from probinterp.jobs.clt_fitting import codeless_proxies, fit_transcoder, make_transcoder
 from probinterp.jobs.clt_pages import choose_cards, write_clt_page
@@ -47,6 +48,7 @@ TINY, DIGITS = "tiny-clip", "digits"
 SOURCE = "source.json"
 PROMPT = ("a photo of a {}",)
 BASELINES = ("ridge", "mean", "identity")
+QUALITY = 4096  # training tokens that say how good a fit is
 UNCHECKED = ("mean", "identity")  # neither claims to know its errors
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
@@ -97,7 +99,8 @@ def record_clt(
         progress=progress,
         **_images(images, part, backbone, pretrained),
     )
-    source = {"backbone": backbone, "pretrained": pretrained, "images": images, "part": part}
+    where = images if images == DIGITS else str(Path(images).resolve())
+    source = {"backbone": backbone, "pretrained": pretrained, "images": where, "part": part}
     write_json(folder / SOURCE, source)
     return source | {
         "n_images": data.n_images,
@@ -163,6 +166,9 @@ def fit_clt(
     )
     clt.metadata = clt.metadata | {"source": source}
     save(clt, folder / "model", history, overwrite=True)
+    some = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:QUALITY]
+    quality = reconstruction_statistics(clt.eval(), data.batch(some.sort().values))
+    active = quality.l0()
     summary = {
         "activation": activation,
         "n_layers": clt.n_layers,
@@ -174,6 +180,8 @@ def fit_clt(
         "n_images": data.n_images,
         "epochs": len(history.records),
         "stopped": history.stopped,
+        "training_r2": [round(value, 4) for value in quality.r2().tolist()],
+        "active_codes": None if active is None else [round(v, 2) for v in active.tolist()],
         "recording": str(recording),
     }
     return dict(write_json(folder / "summary.json", summary))
@@ -238,11 +246,20 @@ def evaluate_clt(
     folder = output_folder(out)
     clt = _transcoder(model)
     data, source = _recording(recording)
+    _require_fitting(clt, model, data, recording, source)
     task = _task(data, source, templates)
     name, *others = _names([model, *compare])
     proxies: dict[str, Any] = {name: clt}
-    proxies |= {n: _transcoder(o) for n, o in zip(others, compare, strict=True)}
-    baselines = codeless_proxies(data if train is None else _recording(train)[0], task.tower)
+    for other_name, other in zip(others, compare, strict=True):
+        proxies[other_name] = _transcoder(other)
+        _require_fitting(proxies[other_name], other, data, recording, source)
+    known = data if train is None else _recording(train)[0]
+    if known.manifest["tokens"] != data.manifest["tokens"]:
+        raise ValueError(
+            f"{train} has {known.manifest['tokens']} tokens, {recording} "
+            f"{data.manifest['tokens']}: record both with the same --tokens."
+        )
+    baselines = codeless_proxies(known, task.tower)
     proxies |= baselines if train is not None else {"identity": baselines["identity"]}
     declared: Any = "after" if declared_after else "before"
     found = {
@@ -272,7 +289,7 @@ def evaluate_clt(
         "margin": margin,
         "margin_declared": declared,
         "verdicts": {name: e.verdict.numbers() for name, e in found.items()},
-        "windows": {label: v.numbers() for label, v in first.family.verdicts.items()},
+        "windows": {label: v.numbers() for label, v in first.verdicts.items()},
         "floor": str(task.floor),
         "checks": None if checked is None else flagged_discrepancies(checked),
         "drift": {name: each.drift for name, each in codes_of.items()},
@@ -326,6 +343,8 @@ def _images(images: str, part: str, backbone: str, pretrained: str | None) -> di
         if part not in parts:
             raise ValueError(f"part must be one of {', '.join(parts)}, got {part!r}.")
         return {"images": parts[part].images, "labels": parts[part].labels}
+    if part != "train":
+        raise ValueError(f"part is for the digits alone, got {part!r} for the folder {images}.")
     if not Path(images).is_dir():
         raise FileNotFoundError(f"{images} is neither a folder of pictures nor 'digits'.")
     preprocess = tiny_clip().preprocess if backbone == TINY else None
@@ -348,6 +367,27 @@ def _transcoder(folder: str | Path) -> CrossLayerTranscoder:
     if not isinstance(model, CrossLayerTranscoder):
         raise TypeError(f"{folder} holds a {type(model).__name__}, not a CrossLayerTranscoder.")
     return model.eval()
+
+
+def _require_fitting(
+    clt: CrossLayerTranscoder,
+    model: str | Path,
+    data: ActivationData,
+    recording: str | Path,
+    source: dict[str, Any],
+) -> None:
+    """The recording must be of other images than the fit, and of the tokens of the transcoder."""
+    if clt.metadata.get("source") == source:
+        raise ValueError(
+            f"{model} was fitted to the images of {recording}; a verdict needs images that it has "
+            "not seen."
+        )
+    fitted, there = clt.metadata.get("tokens", "all"), data.manifest["tokens"]
+    if fitted != there:
+        raise ValueError(
+            f"{model} was fitted to {fitted} tokens, {recording} has {there} tokens: record with "
+            f"--tokens {fitted}."
+        )
 
 
 def _names(folders: Sequence[str | Path]) -> list[str]:
@@ -390,8 +430,9 @@ def _write_records(
     network, backbone = found.replacement.network, task.tower.record()
     weights = weight_hash(clt)
     for number, window in enumerate(w for w in found.replacement.windows if w.visible):
-        label = list(found.family.verdicts)[number]
-        judged, compared = found.family.verdicts[label], found.comparisons[label]
+        label = window_label(window.layers, window.tokens)
+        judged, compared = found.verdicts[label], found.comparisons[label]
+        alone = label == found.primary
         Record(
             backbone=backbone,
             hook_names=backbone["hook_names"],
@@ -407,8 +448,8 @@ def _write_records(
             margin=judged.margin_test.margin,
             margin_declared=declared[0],
             margin_declared_at=declared[1],
-            family=found.family.name,
-            correction=found.family.correction,
+            family="main comparison" if alone else found.family.name,
+            correction="none" if alone else found.family.correction,
             seeds={"bootstrap": seed},
             wall_time=seconds,
             versions={name: str(value) for name, value in versions().items()},

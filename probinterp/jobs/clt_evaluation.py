@@ -42,8 +42,10 @@ from probinterp.vision import (
     zero_shot,
 )
 from probinterp.vision.activation_data import TOKEN_TYPES
+from probinterp.vision.cascade import Codes
 
 MOST_SUBSETS = 1000
+OTHERS = "the other windows and token types"
 RANDOM_ORDERS = 20
 OTHER_BATCH = 23  # any size but the usual one: sums are added in another order
 
@@ -111,7 +113,7 @@ class ProxyEvaluation(NamedTuple):
     verdict
         Its verdict, without a correction.
     family
-        Verdicts of all visible windows, corrected together.
+        Verdicts of the other visible windows, corrected together.
     """
 
     replacement: ReplacementEvaluation
@@ -122,6 +124,12 @@ class ProxyEvaluation(NamedTuple):
     primary: str
     verdict: Verdict
     family: Family
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Verdict of each visible window: the main one by itself, the others corrected."""
+        found = {self.primary: self.verdict} | self.family.verdicts
+        return {label: found[label] for label in self.comparisons if self.visible[label]}
 
 
 class Faithfulness(NamedTuple):
@@ -188,6 +196,7 @@ def evaluate_proxy(
     alpha: float = 0.05,
     seed: int = 0,
     windows: Sequence[Sequence[int]] | None = None,
+    codes: Codes = "mean",
 ) -> ProxyEvaluation:
     """Replace MLPs by a proxy in every window and say whether accuracy is preserved.
 
@@ -208,6 +217,8 @@ def evaluate_proxy(
     windows
         Layers to replace together; by default from each layer to the last, the first of which is
         the main one.
+    codes
+        See :func:`probinterp.vision.replace_mlps`; reconstruction is always by the means.
     """
     found = evaluate_replacement(
         task.tower,
@@ -220,6 +231,7 @@ def evaluate_proxy(
         data=task.data,
         windows=windows,
         tokens=task.replaced,
+        codes=codes,
     )
     compared = {
         window_label(w.layers, w.tokens): paired_accuracy(
@@ -231,7 +243,7 @@ def evaluate_proxy(
     widest = max((w for w in found.windows if w.visible), key=_extent)
     primary = window_label(widest.layers, widest.tokens)
     options: dict[str, Any] = {"margin": margin, "alpha": alpha, "declared": declared}
-    seen = {label: c for label, c in compared.items() if visible[label]}
+    others = {label: c for label, c in compared.items() if visible[label] and label != primary}
     return ProxyEvaluation(
         found,
         _bootstraps(found, "r2", seed),
@@ -240,7 +252,7 @@ def evaluate_proxy(
         visible,
         primary,
         verdict(compared[primary], floor=task.floor, **options),
-        family("all windows and token types", seen, **options),
+        family(OTHERS, others, **options) if others else Family(OTHERS, "holm", {}),
     )
 
 
@@ -334,7 +346,7 @@ def replacement_rows(found: Mapping[str, ProxyEvaluation]) -> list[dict[str, Any
     rows = []
     for name, evaluation in found.items():
         for label, compared in evaluation.comparisons.items():
-            judged = evaluation.family.verdicts.get(label)
+            judged = evaluation.verdicts.get(label)
             rows.append(
                 {
                     "proxy": name,
@@ -347,6 +359,7 @@ def replacement_rows(found: Mapping[str, ProxyEvaluation]) -> list[dict[str, Any
                     "gained": compared.cells.proxy_only,
                     "McNemar mid-p": compared.p_midp,
                     "verdict": "cannot change" if judged is None else judged.decision,
+                    "corrected": "main" if label == evaluation.primary else "Holm",
                 }
             )
     return rows

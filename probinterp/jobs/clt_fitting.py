@@ -108,7 +108,10 @@ def make_transcoder(
     if activation not in known:
         raise ValueError(f"activation must be one of {', '.join(known)}, got {activation!r}.")
     if not 0 < target_l0 < n_latents:
-        raise ValueError(f"active codes must be in 0..{n_latents}, got {target_l0:g}.")
+        raise ValueError(
+            f"active codes must be more than 0 and fewer than the {n_latents} latents, got "
+            f"{target_l0:g}."
+        )
     kind = Activation(activation)
     if sparsity is not None and kind is not Activation.JUMP_RELU:
         raise ValueError(f"sparsity is a weight of jump-relu, got it for {activation}.")
@@ -153,7 +156,14 @@ def fit_transcoder(
         Steps in all, instead of ``epochs``; rounded up to whole passes.
     batch_size, learning_rate, seed, device, progress
         As for :func:`probinterp.fit`.
+
+    Raises
+    ------
+    ValueError
+        If the learning rate is not positive.
     """
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate:g}.")
     if steps is not None:
         epochs = max(1, -(-steps * batch_size // len(data)))
     return fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,14 +39,18 @@ from probinterp.vision import ActivationData, FeatureCard, feature_card, top_ima
 CARDS = 8
 MOST_CARDS = 12
 CARD_IMAGES = 8
+LOOKED_AT = 4  # features for each card
 KINDS = {"cls": "class token", "patch": "patches"}
 RARE, COMMON = 0.02, 0.5  # share of images beyond which features make poor cards
 READING = (
     "“Preserves” means that a loss larger than the margin was rejected by a "
     "non-inferiority test at one-sided level 5 %. “Changes” means that it was not and that a "
     "change was shown. “Not enough data to tell” means neither: a difference that is not "
-    "significant is no evidence that accuracy is preserved, and more images may decide it. Windows "
-    "whose replaced outputs never reach the embedding cannot change anything and are left out."
+    "significant is no evidence that accuracy is preserved, and more images may decide it. The "
+    "main comparison, all layers and tokens, is tested by itself; all others are corrected "
+    "together (Holm), which with few images leaves little that they can show. Windows whose "
+    "replaced outputs never reach the embedding cannot change anything: the table says so, the "
+    "figures omit them."
 )
 
 
@@ -114,7 +119,7 @@ def write_clt_page(
 
 
 def choose_cards(clt: Any, data: ActivationData, images: Any) -> list[tuple[FeatureCard, Any]]:
-    """Features that are neither always nor hardly ever active, the strongest of each layer.
+    """Features of patches, neither always nor hardly ever active, the strongest of each layer.
 
     Parameters
     ----------
@@ -132,10 +137,11 @@ def choose_cards(clt: Any, data: ActivationData, images: Any) -> list[tuple[Feat
     each = -(-CARDS // clt.n_layers)
     found = []
     for place, layer in enumerate(top.layers):
-        best = strength[place].argsort(descending=True)[:each]
+        best = strength[place].argsort(descending=True)[: LOOKED_AT * each]
         chosen = best[strength[place][best] > -torch.inf]
-        for feature in chosen.tolist():
-            card = feature_card(clt, data, top, layer, feature)
+        cards = (feature_card(clt, data, top, layer, feature) for feature in chosen.tolist())
+        of_patches = (card for card in cards if (card.heat_maps != 0).any())
+        for card in islice(of_patches, each):
             pictures = torch.stack([torch.as_tensor(images[i]) for i in card.images.tolist()])
             found.append((card, pictures))
     return found[:MOST_CARDS]
@@ -144,9 +150,9 @@ def choose_cards(clt: Any, data: ActivationData, images: Any) -> list[tuple[Feat
 def _replacement(evaluations: Mapping[str, ProxyEvaluation], margin: float) -> Section:
     figures = []
     for name, evaluation in evaluations.items():
-        verdicts = evaluation.family.verdicts
+        verdicts = evaluation.verdicts
         compared = [evaluation.comparisons[label] for label in verdicts]
-        bounds = [c.tango for c in compared]
+        bounds = [v.margin_test.bounds for v in verdicts.values()]
         axes = plot_replacement(
             list(verdicts),
             [c.difference for c in compared],
@@ -158,12 +164,13 @@ def _replacement(evaluations: Mapping[str, ProxyEvaluation], margin: float) -> S
         )
         caption = (
             f"{name}: accuracy with the proxy minus accuracy of the network on the same images, "
-            f"95 % Tango intervals; colours: verdicts with Holm's correction over the windows."
+            "with lower and upper bounds at one-sided level 5 % each, uncorrected; colours: "
+            f"verdicts, corrected over the windows but for the main one ({evaluation.primary})."
         )
         figures.append(Figure(axes, caption))
     caption = (
-        "Every window; changes in percentage points with 95 % intervals. lost: images that only "
-        "the network recognises; gained: only the proxy."
+        "Every window; changes in percentage points with two-sided 95 % Tango intervals. lost: "
+        "images that only the network recognises; gained: only the proxy."
     )
     rows = [
         {
@@ -174,7 +181,7 @@ def _replacement(evaluations: Mapping[str, ProxyEvaluation], margin: float) -> S
             f"{100 * row['high']:.2f}]",
             "lost, gained": f"{row['lost']}, {row['gained']}",
             "mid-p": row["McNemar mid-p"],
-            "verdict": row["verdict"],
+            "verdict": f"{row['verdict']} (main)" if row["corrected"] == "main" else row["verdict"],
         }
         for row in replacement_rows(evaluations)
     ]

@@ -212,7 +212,7 @@ def _summary(found: dict[str, ProxyEvaluation], rank: float, floor: str) -> dict
             for name, e in found.items()
         },
         "windows": {
-            name: {label: v.decision for label, v in e.family.verdicts.items()}
+            name: {label: v.decision for label, v in e.verdicts.items()}
             for name, e in found.items()
         },
         "sufficiency_rank_p": rank,

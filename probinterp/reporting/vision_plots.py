@@ -175,7 +175,9 @@ def plot_replacement(
     ax.set_yticks(range(rows), names, fontsize=SMALL_FONT)
     ax.set_ylim(rows - 0.4, -0.6)
     ax.set_xlim(right=max(values[2].max(), 0) + 1)
-    ax.set_xlabel(f"change of accuracy, points (grey: within the margin of {PERCENT * margin:g})")
+    ax.set_xlabel(
+        f"change of accuracy, percentage points (grey: within the margin of {PERCENT * margin:g})"
+    )
     ax.legend(fontsize=SMALL_FONT, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     tidy(ax)
     if title:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -66,9 +67,11 @@ def load_clip(
     Raises
     ------
     ValueError
-        If ``quick_gelu`` is not known, or contradicts what the weights say.
+        If open_clip knows no such architecture or weights, or ``quick_gelu`` is not known or
+        contradicts what the weights say.
     """
     open_clip = open_clip_module()
+    _require_known(open_clip, name, pretrained)
     path = Path(pretrained) if pretrained is not None and Path(pretrained).is_file() else None
     written = {} if path is None else _written(path)
     settings = _activation_settings(open_clip, name, pretrained, path, written, quick_gelu)
@@ -132,6 +135,27 @@ def save_clip(
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
     metadata = {_METADATA: json.dumps(known)}
     write_atomically(Path(path), lambda temporary: save_file(weights, temporary, metadata))
+
+
+def _require_known(open_clip: Any, name: str, pretrained: str | Path | None) -> None:
+    """A name and a tag of open_clip, or what the closest ones are."""
+    if ":" in name:  # hf-hub:, local-dir:
+        return
+    names = open_clip.list_models()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+        raise ValueError(
+            f"open_clip knows no network {name!r}; close ones: {', '.join(close) or 'none'}; all: "
+            "open_clip.list_models()."
+        )
+    if pretrained is None or Path(pretrained).is_file():
+        return
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if str(pretrained) not in tags:
+        raise ValueError(
+            f"{pretrained} is neither a file nor a tag of weights of {name}: "
+            f"{', '.join(tags) or 'there are none'}."
+        )
 
 
 def _activation_settings(

@@ -133,8 +133,12 @@ class FolderImages:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        with pil_image_module().open(self.paths[i]) as picture:
-            return self.preprocess(picture.convert("RGB")), self.labels[i]
+        try:
+            with pil_image_module().open(self.paths[i]) as picture:
+                pixels = picture.convert("RGB")
+        except OSError as error:
+            raise ValueError(f"{self.paths[i]} cannot be read as a picture: {error}") from error
+        return self.preprocess(pixels), self.labels[i]
 
 
 class _Labelled:

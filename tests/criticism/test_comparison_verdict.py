@@ -190,7 +190,7 @@ def test_a_difference_that_is_not_significant_is_never_preserved():
 def test_the_advice_gives_enough_images():
     found = cmp.verdict(accuracy(9, 9, 300), margin=0.01)
     needed = cmp.required_images(0.06, 0.01)
-    assert f"{needed:,} would at this one" in str(found)
+    assert f"at this margin it takes {needed:,}" in str(found)
     assert cmp.power(needed, 0.06, 0.01, "noninferiority") == pytest.approx(0.8, abs=1e-3)
 
 

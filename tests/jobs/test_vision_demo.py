@@ -26,7 +26,8 @@ def test_demo_writes_what_it_found(tmp_path):
     rows = tables.replacement.set_index(["proxy", "window"])
     bad = rows.loc[(BAD, "layers 0-3, all tokens")]
     assert bad["high"] < -0.3
-    assert set(tables.checks["proxy"]) == set(EVERY_WINDOW)
+    assert set(tables.checks["proxy"]) == {*EVERY_WINDOW, "CLT, spike and slab, own law"}
+    assert set(summary["drift"]) == {"CLT, spike and slab"}
     page = (tmp_path / "demo" / "report.html").read_text()
     for heading in (
         "May the proxy stay in the network?",

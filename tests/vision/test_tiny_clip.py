@@ -197,5 +197,6 @@ def test_training_example(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "zero-shot accuracy on 397 held-out images" in done.stdout
+    register_config()
     clip = load_clip(NAME, tmp_path / "trained.safetensors")
     assert clip.tokenizer(["digit nine"]).shape == (1, 8)

@@ -50,7 +50,8 @@ class SubsetRank(NamedTuple):
     def __str__(self) -> str:
         which = f"all {self.n_subsets:,} sets" if self.complete else f"{self.n_subsets:,} sets"
         return (
-            f"Rank {self.rank:,} among {which} of this size (p = {self.p_value:.2g}, smallest "
+            f"Rank {self.rank:,} among {which} of this size, equal ones counted as better "
+            f"(p = {self.p_value:.2g}, smallest "
             f"possible {self.smallest_p:.2g}); value {self.value:.4g}, median {self.median:.4g}, "
             f"best {self.best_value:.4g}."
         )

@@ -219,8 +219,9 @@ def _advice(comparison: Comparison, tested: MarginTest) -> str:
     least = factor * math.sqrt(comparison.spread / comparison.n)
     needed = math.ceil(factor**2 * comparison.spread / tested.margin**2)
     return (
-        f". If nothing changed, so many images would show it with power {ADVISED_POWER:g} at a "
-        f"margin of {comparison.quantity.size(least)}; {needed:,} would at this one"
+        f". If nothing changes, {comparison.n:,} images show it in {100 * ADVISED_POWER:g} % of "
+        f"cases at a margin of {comparison.quantity.size(least)}; at this margin it takes "
+        f"{needed:,}"
     )
 
 
