@@ -144,7 +144,7 @@ def _panel(table: pd.DataFrame, name: str) -> Any:
         wide("z").to_numpy(float),
         wide("flagged").eq(True).to_numpy(),
         discrepancies=rows,
-        cells=columns,
+        cells=[c if c.startswith("layer") else f"all layers, {c}" for c in columns],
         title=name,
     )
 

@@ -39,7 +39,7 @@ from probinterp.vision import ActivationData, FeatureCard, feature_card, top_ima
 CARDS = 8
 MOST_CARDS = 12
 CARD_IMAGES = 8
-LOOKED_AT = 4  # features for each card
+LOOKED_AT, LEAST_SHARE = 4, 0.5  # features for each card; images in which patches are active
 KINDS = {"cls": "class token", "patch": "patches"}
 RARE, COMMON = 0.02, 0.5  # share of images beyond which features make poor cards
 READING = (
@@ -140,11 +140,15 @@ def choose_cards(clt: Any, data: ActivationData, images: Any) -> list[tuple[Feat
         best = strength[place].argsort(descending=True)[: LOOKED_AT * each]
         chosen = best[strength[place][best] > -torch.inf]
         cards = (feature_card(clt, data, top, layer, feature) for feature in chosen.tolist())
-        of_patches = (card for card in cards if (card.heat_maps != 0).any())
+        of_patches = (card for card in cards if _share_with_patches(card) >= LEAST_SHARE)
         for card in islice(of_patches, each):
             pictures = torch.stack([torch.as_tensor(images[i]) for i in card.images.tolist()])
             found.append((card, pictures))
     return found[:MOST_CARDS]
+
+
+def _share_with_patches(card: FeatureCard) -> float:
+    return (card.heat_maps.flatten(1) != 0).any(1).double().mean().item()
 
 
 def _replacement(evaluations: Mapping[str, ProxyEvaluation], margin: float) -> Section:
