@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from probinterp.vision import (
     ActivationData,
     Contributions,
     ReplacementEvaluation,
+    SubsetCorrectness,
     Tower,
     all_subsets,
     attributed_order,
@@ -144,7 +146,10 @@ class Faithfulness(NamedTuple):
     order
         Sources from the largest contribution to the last layer to the smallest.
     without
-        Source to the paired comparison of the proxy without it and the whole proxy.
+        Source to the paired comparison of the proxy without it in the last layer and the whole
+        proxy.
+    without_anywhere
+        The same without it in any layer.
     kept
         Number of sources of the sufficiency test.
     rank
@@ -159,6 +164,7 @@ class Faithfulness(NamedTuple):
     centered: Mapping[Any, Contributions]
     order: tuple[int, ...]
     without: dict[int, PairedAccuracy]
+    without_anywhere: dict[int, PairedAccuracy]
     kept: int
     rank: SubsetRank
     deletion: dict[str, Curve]
@@ -299,14 +305,9 @@ def evaluate_faithfulness(
         chosen = torch.randperm(len(subsets), generator=generator)[: MOST_SUBSETS - 1]
         subsets = tuple({attributed, *(subsets[i] for i in chosen.tolist())})
     options: dict[str, Any] = {"labels": task.labels}
-    run = subset_correctness(
-        task.tower,
-        clt,
-        task.images,
-        task.text,
-        subsets=[*without_each(n_layers), *subsets],
-        **options,
-    )
+    correctness = partial(subset_correctness, task.tower, clt, task.images, task.text, **options)
+    run = correctness(subsets=[*without_each(n_layers), *subsets])
+    anywhere = correctness(subsets=without_each(n_layers), scope="all")
     values = {s: run.of(s).double().mean().item() for s in subsets}
     lines = faithfulness_curves(
         task.tower,
@@ -320,16 +321,21 @@ def evaluate_faithfulness(
         scores,
         centered,
         order,
-        {
-            source: paired_accuracy(run.replaced, run.of(rest), seed=seed)
-            for source, rest in enumerate(without_each(n_layers))
-        },
+        _without_each(run, n_layers, seed),
+        _without_each(anywhere, n_layers, seed),
         kept,
         subset_rank(values, attributed, complete=complete),
         {n: curve(c, lines.kept_fraction, seed=seed) for n, c in lines.deletion.items()},
         {n: curve(c, 1 - lines.kept_fraction, seed=seed) for n, c in lines.insertion.items()},
         run.network.double().mean().item(),
     )
+
+
+def _without_each(run: SubsetCorrectness, n_layers: int, seed: int) -> dict[int, PairedAccuracy]:
+    return {
+        source: paired_accuracy(run.replaced, run.of(rest), seed=seed)
+        for source, rest in enumerate(without_each(n_layers))
+    }
 
 
 def window_label(layers: Sequence[int], tokens: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from probinterp.criticism import adjust
+from probinterp.criticism.comparison import PairedAccuracy
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.clt_checks import check_sentence, checks_section, flagged_discrepancies
 from probinterp.jobs.clt_code_checks import CodeChecks, codes_section
@@ -253,10 +254,10 @@ def _sources(found: Faithfulness) -> Section:
         )
         caption = f"Sources of the last layer {name} by contribution; bands: 95 % over images."
         figures.append(Figure(axes, caption))
-    corrected = adjust(torch.tensor([c.p_midp for c in found.without.values()]), "holm")
     rows = [
         {
             "without source": source,
+            "in": where,
             "accuracy": c.accuracy_proxy,
             "change": c.difference,
             "low": c.tango.low,
@@ -264,11 +265,15 @@ def _sources(found: Faithfulness) -> Section:
             "McNemar mid-p": c.p_midp,
             "Holm": p,
         }
-        for (source, c), p in zip(found.without.items(), corrected.tolist(), strict=True)
+        for where, compared in (
+            ("the last layer", found.without),
+            ("every layer", found.without_anywhere),
+        )
+        for (source, c), p in zip(compared.items(), _holm(compared), strict=True)
     ]
     caption = (
-        "Necessity: the proxy in all layers without one source of the last layer, against the "
-        "whole proxy; Holm: p corrected over the sources."
+        "Necessity: the proxy in all layers without what one source writes to the last layer, or "
+        "to any, against the whole proxy; Holm: p corrected over the sources."
     )
     text = (
         f"{_rank_statement(found)}\n\nLayers are not exchangeable, so the rank describes and is no "
@@ -276,6 +281,11 @@ def _sources(found: Faithfulness) -> Section:
     )
     table = Table(pd.DataFrame(rows), caption, {"McNemar mid-p": ".2g", "Holm": ".2g"})
     return Section("Which sources are needed, which suffice?", text, figures, [table])
+
+
+def _holm(compared: Mapping[int, PairedAccuracy]) -> list[float]:
+    p = torch.tensor([c.p_midp for c in compared.values()], dtype=torch.float64)
+    return list(adjust(p, "holm").tolist())
 
 
 def _rank_statement(found: Faithfulness) -> str:

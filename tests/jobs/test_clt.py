@@ -135,6 +135,8 @@ def test_a_recording_of_class_tokens_is_judged_by_them():
     assert found.primary == "layers 0-3, only cls tokens"
     kept = evaluate_faithfulness(clt, task)
     assert set(kept.contributions) == {"cls"}
+    assert kept.without[3].cells == kept.without_anywhere[3].cells
+    assert set(kept.without) == set(kept.without_anywhere) == set(range(4))
     with pytest.raises(ValueError, match=r"kept must be 1 to 3 of 4 sources, got 0"):
         evaluate_faithfulness(clt, task, kept=0)
 
