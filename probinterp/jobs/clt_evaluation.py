@@ -365,10 +365,17 @@ def replacement_rows(found: Mapping[str, ProxyEvaluation]) -> list[dict[str, Any
                     "gained": compared.cells.proxy_only,
                     "McNemar mid-p": compared.p_midp,
                     "verdict": "cannot change" if judged is None else judged.decision,
-                    "corrected": "main" if label == evaluation.primary else "Holm",
+                    "corrected": _correction(label, evaluation),
                 }
             )
     return rows
+
+
+def _correction(label: str, evaluation: ProxyEvaluation) -> str:
+    """How the verdict of a window was corrected: not at all where it is the main one."""
+    if label == evaluation.primary:
+        return "main"
+    return "Holm" if label in evaluation.family.verdicts else "none"
 
 
 def reconstruction_rows(found: Mapping[str, ProxyEvaluation]) -> list[dict[str, Any]]:
