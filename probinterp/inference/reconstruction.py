@@ -46,8 +46,11 @@ class NoisyProxy(Protocol):
     def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs (N, L, D) of inputs (N, L, D)."""
 
+    def code_variance(self, inputs: Tensor) -> Tensor | None:
+        """Variance of the outputs that uncertain codes make, (N, L, D), or None."""
+
     def fit_noise(self, mean_square: Tensor) -> None:
-        """Set the scales to a mean squared residual, (L, D)."""
+        """Set the scales to a variance, (L, D)."""
 
 
 class ReconstructionStatistics(NamedTuple):
@@ -194,14 +197,20 @@ def reconstruction_statistics(
 def calibrate_noise(
     transcoder: NoisyProxy, data: Data | ActivationBatch, *, batch_size: int = 1024
 ) -> None:
-    """Set the noise scales of point codes to the residuals of data that trained nothing.
+    r"""Set the noise scales so that predictions have the residuals of data that trained nothing.
 
-    The scales that training leaves behind are those of its own residuals, which are too small.
+    .. math:: \sigma_l^2 = \overline{(y_l - \hat y_l)^2} - \overline{\mathrm{Var}\, W z}
+
+    for every layer, or channel, as the noise has it. The scales that training leaves behind are too
+    small for point codes, because they are those of the training residuals, and too large for
+    uncertain ones: the scale that maximises the bound is the expected squared error, which
+    contains the variance of the codes, and predictions add that once more.
 
     Parameters
     ----------
     transcoder
-        Fitted transcoder whose codes are points; its noise is changed in place.
+        Fitted transcoder; its noise is changed in place, to next to nothing where the variance of
+        the codes alone is larger than the residuals.
     data
         Tokens of images that the fit has not seen.
     batch_size
@@ -210,16 +219,19 @@ def calibrate_noise(
     Raises
     ------
     ValueError
-        If the codes are random: their noise scales belong to the posterior.
+        If there are no data.
     """
-    squares, n_tokens = torch.zeros((), dtype=torch.float64), 0
+    squares, spread, n_tokens = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     for batch in _batches(transcoder, data, None, batch_size):
         residual = (batch.x - transcoder(batch.inputs)).double()
         squares = residual.square().sum(0) + squares.to(residual)
+        variance = transcoder.code_variance(batch.inputs)
+        if variance is not None:
+            spread = variance.double().sum(0) + spread.to(residual)
         n_tokens += len(residual)
     if not n_tokens:
         raise ValueError("data hold no token.")
-    transcoder.fit_noise((squares / n_tokens).to(batch.x.dtype))
+    transcoder.fit_noise(((squares - spread.to(squares)) / n_tokens).to(batch.x.dtype))
 
 
 def _batches(

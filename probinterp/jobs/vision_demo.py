@@ -194,9 +194,8 @@ def _fitted(
     )
     if history.stopped == "interrupted":
         raise KeyboardInterrupt  # half a comparison would mislead
-    if clt.activation.is_point:
-        calibrate_noise(clt, validation)
-    return clt.eval()
+    calibrate_noise(clt.eval(), validation)
+    return clt
 
 
 def _summary(found: dict[str, ProxyEvaluation], rank: float, floor: str) -> dict[str, Any]:

@@ -76,8 +76,9 @@ class CrossLayerTranscoder(TranscoderProgram):
     -----
     With point codes the training loss is the squared error in normalised units, that is, the
     likelihood at a variance of one half; the noise scales follow the training residuals in
-    closed form and are used in evaluation mode. For a calibrated predictive distribution set
-    them from residuals of data that trained nothing,
+    closed form and are used in evaluation mode. With uncertain codes they are the scales that
+    maximise the bound, which makes predictions too wide. For a calibrated predictive
+    distribution set them from residuals of data that trained nothing,
     :func:`probinterp.inference.calibrate_noise`.
 
     References
@@ -214,22 +215,14 @@ class CrossLayerTranscoder(TranscoderProgram):
         return self.decoders.squared_norm(self.outputs.unit.square()).sqrt()
 
     def fit_noise(self, mean_square: Tensor) -> None:
-        """Set the noise scales of point codes to those of residuals.
+        """Set the noise scales.
 
         Parameters
         ----------
         mean_square
-            Mean squared residual of each layer and channel in the units of the outputs, (L, D).
-
-        Raises
-        ------
-        ValueError
-            If the codes are random: their noise scales belong to their posterior.
+            Variance of each layer and channel that the noise shall have, in the units of the
+            outputs, (L, D): of point codes their mean squared residual.
         """
-        if not self.activation.is_point:
-            raise ValueError(
-                f"the noise of {type(self.activation).__name__} is fitted with the codes."
-            )
         self.noise.fit_residuals(mean_square * self.outputs.scale.square())
 
     @torch.no_grad()
@@ -240,14 +233,27 @@ class CrossLayerTranscoder(TranscoderProgram):
         mean = self._decoded(moments.mean, inputs)
         variance = self.noise.distribution(mean * unit, unit).variance
         if moments.variance is not None:
-            squares = [weight.square() for weight in self.decoders.by_target()]
-            variance = variance + prefix_decode(moments.variance, squares) * unit.square()
+            variance = variance + self._spread(moments.variance)
 
         def draw() -> Tensor:
             drawn = mean if law is None else self._decoded(law.sample(), inputs)
             return self.noise.distribution(drawn * unit, unit).sample()
 
         return OutputPredictive(mean * unit, variance, draw)
+
+    @torch.no_grad()
+    def code_variance(self, inputs: Tensor) -> Tensor | None:
+        r"""Variance of the outputs that uncertain codes make, (N, L, D); None of point codes.
+
+        .. math:: \sum_{i \le l} \mathrm{Var}(z^i)\, (W^{i \to l})^2
+        """
+        variance = self.activation.moments(self.encoder(inputs)).variance
+        return None if variance is None else self._spread(variance)
+
+    def _spread(self, variance: Tensor) -> Tensor:
+        """Variance of the outputs, in their units, from that of the codes."""
+        squares = [weight.square() for weight in self.decoders.by_target()]
+        return prefix_decode(variance, squares) * self.outputs.unit.square()
 
     @torch.no_grad()
     def fold_normalization(self) -> CrossLayerTranscoder:

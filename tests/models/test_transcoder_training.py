@@ -184,8 +184,23 @@ def test_noise_follows_the_residuals_and_is_calibrated_on_others():
     )
     calibrate_noise(model, test, batch_size=64)
     torch.testing.assert_close(model.noise.log_scale.exp(), residual_scale(test))
-    with pytest.raises(ValueError, match="the noise of GaussianCodes is fitted with the codes"):
-        calibrate_noise(made("gaussian"), test)
+
+
+def test_predictions_of_uncertain_codes_are_as_wide_as_new_residuals():
+    train, test = tokens(400), tokens(300, seed=5)
+    model = made("gaussian")
+    options = {"batch_size": 100, "optimizer": adam, "progress": False}
+    fit(model, BatchData(train), max_epochs=100, **options)
+    model.eval()
+
+    def ratio():
+        found = model.predictive(test.inputs)
+        error = (found.mean - test.x).square().mean((0, 2))
+        return error / found.variance.mean((0, 2))
+
+    assert (ratio() < 0.98).all()  # the bound's scale counts the variance of the codes
+    calibrate_noise(model, test, batch_size=64)
+    torch.testing.assert_close(ratio(), torch.ones_like(ratio()), rtol=1e-4, atol=0)
 
 
 # -- predictive checks ---------------------------------------------------------------------------
