@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from probinterp.criticism.comparison import Record
-from probinterp.inference import load, reconstruction_statistics, save
+from probinterp.inference import reconstruction_statistics, save
 from probinterp.jobs.check_pages import versions
 from probinterp.jobs.clt_checks import check_on_heldout, flagged_discrepancies
 from probinterp.jobs.clt_code_checks import check_codes, is_uncertain
 from probinterp.jobs.clt_evaluation import (
+    Faithfulness,
     ProxyEvaluation,
     Task,
-    classification,
     evaluate_faithfulness,
     evaluate_proxy,
     reconstruction_rows,
@@ -30,24 +28,28 @@ from probinterp.jobs.clt_evaluation import (
 )
 from probinterp.jobs.clt_fitting import codeless_proxies, fit_transcoder, make_transcoder
 from probinterp.jobs.clt_pages import choose_cards, write_clt_page
+from probinterp.jobs.clt_sources import (
+    DIGITS,
+    SOURCE,
+    Pictures,
+    backbone_of,
+    image_arguments,
+    named,
+    open_recording,
+    open_transcoder,
+    proxy_names,
+    require_fitting,
+    task_of,
+)
 from probinterp.jobs.fitting import output_folder, write_json
 from probinterp.models import CrossLayerTranscoder
 from probinterp.vision import (
     ActivationData,
-    digits,
-    load_clip,
-    open_activations,
     record_activations,
-    tiny_clip,
 )
 from probinterp.vision.hashes import weight_hash
-from probinterp.vision.image_source import NO_LABEL, FolderImages, image_source
-from probinterp.vision.tiny_clip import CLASS_NAMES, TEMPLATES
+from probinterp.vision.image_source import image_source
 
-TINY, DIGITS = "tiny-clip", "digits"
-SOURCE = "source.json"
-PROMPT = ("a photo of a {}",)
-BASELINES = ("ridge", "mean", "identity")
 QUALITY = 4096  # training tokens that say how good a fit is
 UNCHECKED = ("mean", "identity")  # neither claims to know its errors
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -90,14 +92,14 @@ def record_clt(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     folder = output_folder(out)
     data = record_activations(
-        _backbone(backbone, pretrained),
+        backbone_of(backbone, pretrained),
         path=folder,
         tokens=tokens,
         store=store,
         dtype=getattr(torch, dtype),
         batch_size=batch_size,
         progress=progress,
-        **_images(images, part, backbone, pretrained),
+        **image_arguments(images, part, backbone, pretrained),
     )
     where = images if images == DIGITS else str(Path(images).resolve())
     source = {"backbone": backbone, "pretrained": pretrained, "images": where, "part": part}
@@ -142,7 +144,7 @@ def fit_clt(
         See :func:`~probinterp.jobs.clt_fitting.fit_transcoder`.
     """
     folder = output_folder(out)
-    data, source = _recording(recording)
+    data, source = open_recording(recording)
     clt = make_transcoder(
         data,
         activation=activation,
@@ -244,23 +246,11 @@ def evaluate_clt(
         raise ValueError(f"margin must be a share between 0 and 1, such as 0.01, got {margin:g}.")
     started, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     folder = output_folder(out)
-    clt = _transcoder(model)
-    data, source = _recording(recording)
-    _require_fitting(clt, model, data, recording, source)
-    task = _task(data, source, templates)
-    name, *others = _names([model, *compare])
-    proxies: dict[str, Any] = {name: clt}
-    for other_name, other in zip(others, compare, strict=True):
-        proxies[other_name] = _transcoder(other)
-        _require_fitting(proxies[other_name], other, data, recording, source)
-    known = data if train is None else _recording(train)[0]
-    if known.manifest["tokens"] != data.manifest["tokens"]:
-        raise ValueError(
-            f"{train} has {known.manifest['tokens']} tokens, {recording} "
-            f"{data.manifest['tokens']}: record both with the same --tokens."
-        )
-    baselines = codeless_proxies(known, task.tower)
-    proxies |= baselines if train is not None else {"identity": baselines["identity"]}
+    clt = open_transcoder(model)
+    data, source = open_recording(recording)
+    require_fitting(clt, model, data, recording, source)
+    task = task_of(data, source, templates)
+    proxies = _proxies(clt, model, compare, train, (data, recording, source), task)
     declared: Any = "after" if declared_after else "before"
     found = {
         name: evaluate_proxy(proxy, task, margin=margin, declared=declared, seed=seed)
@@ -284,28 +274,20 @@ def evaluate_clt(
         "model": str(model),
         "images": source["images"],
         "n_images": data.n_images,
-        "accuracy_network": first.replacement.network.accuracy,
-        "primary": first.primary,
         "margin": margin,
         "margin_declared": declared,
-        "verdicts": {name: e.verdict.numbers() for name, e in found.items()},
-        "windows": {label: v.numbers() for label, v in first.verdicts.items()},
         "floor": str(task.floor),
         "checks": None if checked is None else flagged_discrepancies(checked),
         "drift": {name: each.drift for name, each in codes_of.items()},
-        "order": list(faithfulness.order),
-        "sufficiency": str(faithfulness.rank),
-        "contributions": {
-            kind: scores.matrix.tolist() for kind, scores in faithfulness.contributions.items()
-        },
+        **_found(found, faithfulness),
     }
     if page:
-        shown = image_source(**_images(source["images"], source["part"], *_named(source)))
+        shown = image_source(**image_arguments(source["images"], source["part"], *named(source)))
         write_clt_page(
             folder / "report.html",
             found,
             faithfulness,
-            choose_cards(clt, data, _Pictures(shown)) if "patch" in first.reconstruction else (),
+            choose_cards(clt, data, Pictures(shown)) if "patch" in first.reconstruction else (),
             title=f"{next(iter(found))} in the place of the MLPs of {source['backbone']}",
             margin=margin,
             settings={"seed": seed, "model": str(model), "images": source["images"]},
@@ -314,105 +296,6 @@ def evaluate_clt(
             codes=codes_of,
         )
     return write_json(folder / "evaluation.json", summary), table
-
-
-class _Pictures:
-    """Pixels of images by number."""
-
-    def __init__(self, source: Any) -> None:
-        self.source = source
-
-    def __getitem__(self, number: int) -> Any:
-        return self.source[number][0]
-
-
-def _backbone(name: str, pretrained: str | None) -> nn.Module:
-    if name == TINY:
-        return tiny_clip().model
-    return load_clip(name, pretrained).model
-
-
-def _named(source: dict[str, Any]) -> tuple[str, str | None]:
-    return source["backbone"], source["pretrained"]
-
-
-def _images(images: str, part: str, backbone: str, pretrained: str | None) -> dict[str, Any]:
-    """Arguments ``images``, ``labels`` and ``preprocess`` of whatever reads images."""
-    if images == DIGITS:
-        parts = digits()._asdict()
-        if part not in parts:
-            raise ValueError(f"part must be one of {', '.join(parts)}, got {part!r}.")
-        return {"images": parts[part].images, "labels": parts[part].labels}
-    if part != "train":
-        raise ValueError(f"part is for the digits alone, got {part!r} for the folder {images}.")
-    if not Path(images).is_dir():
-        raise FileNotFoundError(f"{images} is neither a folder of pictures nor 'digits'.")
-    preprocess = tiny_clip().preprocess if backbone == TINY else None
-    return {
-        "images": images,
-        "preprocess": preprocess or load_clip(backbone, pretrained).preprocess,
-    }
-
-
-def _recording(folder: str | Path) -> tuple[ActivationData, dict[str, Any]]:
-    path = Path(folder) / SOURCE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no recording of `probinterp clt record`.")
-    source = json.loads(path.read_text())
-    return open_activations(folder, _backbone(*_named(source))), source
-
-
-def _transcoder(folder: str | Path) -> CrossLayerTranscoder:
-    model = load(folder)
-    if not isinstance(model, CrossLayerTranscoder):
-        raise TypeError(f"{folder} holds a {type(model).__name__}, not a CrossLayerTranscoder.")
-    return model.eval()
-
-
-def _require_fitting(
-    clt: CrossLayerTranscoder,
-    model: str | Path,
-    data: ActivationData,
-    recording: str | Path,
-    source: dict[str, Any],
-) -> None:
-    """The recording must be of other images than the fit, and of the tokens of the transcoder."""
-    if clt.metadata.get("source") == source:
-        raise ValueError(
-            f"{model} was fitted to the images of {recording}; a verdict needs images that it has "
-            "not seen."
-        )
-    fitted, there = clt.metadata.get("tokens", "all"), data.manifest["tokens"]
-    if fitted != there:
-        raise ValueError(
-            f"{model} was fitted to {fitted} tokens, {recording} has {there} tokens: record with "
-            f"--tokens {fitted}."
-        )
-
-
-def _names(folders: Sequence[str | Path]) -> list[str]:
-    """Names of transcoders: the folder above the model, or more of the path where two are alike."""
-    paths = [Path(folder).resolve().parent for folder in folders]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"a transcoder is named twice: {', '.join(map(str, folders))}.")
-    for depth in range(1, 1 + max(len(path.parts) for path in paths)):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len({*names, *BASELINES}) == len(names) + len(BASELINES):
-            return names
-    raise AssertionError("different paths have different names")
-
-
-def _task(data: ActivationData, source: dict[str, Any], templates: Sequence[str]) -> Task:
-    if data.labels is None or (data.labels == NO_LABEL).any():
-        raise ValueError("the recorded images need classes: put them in one subfolder a class.")
-    assert data.tower is not None
-    images = image_source(**_images(source["images"], source["part"], *_named(source)))
-    if isinstance(images, FolderImages):
-        names: Sequence[str] = [name.replace("_", " ") for name in images.classes]
-        prompts = tuple(templates) or PROMPT
-    else:
-        names, prompts = CLASS_NAMES, tuple(templates) or TEMPLATES
-    return classification(data.tower, images, data.labels, names, prompts, data)
 
 
 def _write_records(
@@ -455,3 +338,44 @@ def _write_records(
             versions={name: str(value) for name, value in versions().items()},
             numbers=compared.numbers() | {"verdict": judged.numbers()},
         ).to_json(records / f"{number:02d}.json")
+
+
+def _proxies(
+    clt: CrossLayerTranscoder,
+    model: str | Path,
+    compare: Sequence[str | Path],
+    train: str | Path | None,
+    recorded: tuple[ActivationData, str | Path, dict[str, Any]],
+    task: Task,
+) -> dict[str, Any]:
+    """What is judged, by name: the transcoder first, those to compare it with, the baselines."""
+    data, recording, source = recorded
+    name, *others = proxy_names([model, *compare])
+    proxies: dict[str, Any] = {name: clt}
+    for other_name, other in zip(others, compare, strict=True):
+        proxies[other_name] = open_transcoder(other)
+        require_fitting(proxies[other_name], other, data, recording, source)
+    known = data if train is None else open_recording(train)[0]
+    if known.manifest["tokens"] != data.manifest["tokens"]:
+        raise ValueError(
+            f"{train} has {known.manifest['tokens']} tokens, {recording} "
+            f"{data.manifest['tokens']}: record both with the same --tokens."
+        )
+    baselines = codeless_proxies(known, task.tower)
+    return proxies | (baselines if train is not None else {"identity": baselines["identity"]})
+
+
+def _found(found: Mapping[str, ProxyEvaluation], faithfulness: Faithfulness) -> dict[str, Any]:
+    """Verdicts, and the sources of the first proxy, as plain numbers."""
+    first = next(iter(found.values()))
+    return {
+        "accuracy_network": first.replacement.network.accuracy,
+        "primary": first.primary,
+        "verdicts": {name: e.verdict.numbers() for name, e in found.items()},
+        "windows": {label: v.numbers() for label, v in first.verdicts.items()},
+        "order": list(faithfulness.order),
+        "sufficiency": str(faithfulness.rank),
+        "contributions": {
+            kind: scores.matrix.tolist() for kind, scores in faithfulness.contributions.items()
+        },
+    }

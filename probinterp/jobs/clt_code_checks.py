@@ -115,7 +115,7 @@ def _drift(clt: CrossLayerTranscoder, task: Task, index: Tensor, seed: int) -> d
     images = [_image(task.images[i]) for i in index.tolist()]
 
     def logits(**codes: Any) -> Tensor:
-        with replace_mlps(task.tower, clt, **codes):
+        with replace_mlps(task.tower, clt, tokens=task.replaced[-1], **codes):
             return network()
 
     def network() -> Tensor:

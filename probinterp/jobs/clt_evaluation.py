@@ -285,7 +285,8 @@ def evaluate_faithfulness(
 
     Notes
     -----
-    Sources are ordered by their contributions on the tokens that the embedding is made of.
+    Sources are ordered by their contributions on the tokens that the embedding is made of. All
+    tokens are replaced, or those that were recorded.
     """
     kinds = task.kinds
     scores = {kind: contributions(clt, task.data, tokens=kind) for kind in kinds}
@@ -304,7 +305,7 @@ def evaluate_faithfulness(
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(subsets), generator=generator)[: MOST_SUBSETS - 1]
         subsets = tuple({attributed, *(subsets[i] for i in chosen.tolist())})
-    options: dict[str, Any] = {"labels": task.labels}
+    options: dict[str, Any] = {"labels": task.labels, "tokens": task.replaced[-1]}
     correctness = partial(subset_correctness, task.tower, clt, task.images, task.text, **options)
     run = correctness(subsets=[*without_each(n_layers), *subsets])
     anywhere = correctness(subsets=without_each(n_layers), scope="all")

@@ -8,15 +8,7 @@ import pytest
 from PIL import Image
 
 from probinterp.criticism.comparison import Record
-from probinterp.jobs.clt import (
-    _names,
-    _recording,
-    _require_fitting,
-    _task,
-    evaluate_clt,
-    fit_clt,
-    record_clt,
-)
+from probinterp.jobs.clt import evaluate_clt, fit_clt, record_clt
 from probinterp.jobs.clt_evaluation import (
     classification,
     evaluate_faithfulness,
@@ -29,7 +21,20 @@ from probinterp.jobs.clt_fitting import (
     fit_transcoder,
     make_transcoder,
 )
-from probinterp.vision import digits, record_activations, resolve, tiny_clip, zero_shot
+from probinterp.jobs.clt_sources import (
+    open_recording,
+    proxy_names,
+    require_fitting,
+    task_of,
+)
+from probinterp.vision import (
+    digits,
+    record_activations,
+    replace_mlps,
+    resolve,
+    tiny_clip,
+    zero_shot,
+)
 from probinterp.vision.tiny_clip import CLASS_NAMES, MEAN, STD, TEMPLATES
 
 pytest.importorskip("open_clip")
@@ -70,23 +75,23 @@ def test_exchanged_outputs_are_those_of_other_tokens(few):
 
 
 def test_transcoders_of_one_name_are_told_apart(tmp_path):
-    names = _names([tmp_path / "a" / "clt" / "model", tmp_path / "b" / "clt" / "model"])
+    names = proxy_names([tmp_path / "a" / "clt" / "model", tmp_path / "b" / "clt" / "model"])
     assert names == ["a/clt", "b/clt"]
-    assert _names([tmp_path / "clt" / "model"]) == ["clt"]
-    assert _names([tmp_path / "x" / "ridge" / "model"]) == ["x/ridge"]  # not the baseline
+    assert proxy_names([tmp_path / "clt" / "model"]) == ["clt"]
+    assert proxy_names([tmp_path / "x" / "ridge" / "model"]) == ["x/ridge"]  # not the baseline
     with pytest.raises(ValueError, match="is named twice"):
-        _names([tmp_path / "clt" / "model"] * 2)
+        proxy_names([tmp_path / "clt" / "model"] * 2)
 
 
 def test_a_transcoder_is_not_judged_by_the_images_or_tokens_of_another_kind(few):
     clt, source = make_transcoder(few, n_latents=8, target_l0=2), {"images": "digits"}
     clt.metadata = clt.metadata | {"source": source}
     with pytest.raises(ValueError, match="was fitted to the images of there"):
-        _require_fitting(clt, "model", few, "there", source)
-    _require_fitting(clt, "model", few, "there", {"images": "others"})
+        require_fitting(clt, "model", few, "there", source)
+    require_fitting(clt, "model", few, "there", {"images": "others"})
     clt.metadata = clt.metadata | {"tokens": "cls"}
     with pytest.raises(ValueError, match="to cls tokens, there has all tokens"):
-        _require_fitting(clt, "model", few, "there", {"images": "others"})
+        require_fitting(clt, "model", few, "there", {"images": "others"})
 
 
 def test_impossible_inputs_are_named(few, tmp_path):
@@ -114,7 +119,7 @@ def test_classes_are_the_folders_that_hold_pictures(tmp_path):
             pixels = (images[i, 0] * STD + MEAN).clip(0, 1).mul(255).byte().numpy()
             Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
     record_clt("tiny-clip", str(tmp_path / "pictures"), tmp_path / "recorded", progress=False)
-    task = _task(*_recording(tmp_path / "recorded"), ("the number {}",))
+    task = task_of(*open_recording(tmp_path / "recorded"), ("the number {}",))
     assert task.class_names == ["one", "two", "zero"]
     found = zero_shot(task.tower, task.images, task.class_names, task.templates, text=task.text)
     assert found.accuracy == 1
@@ -134,6 +139,9 @@ def test_a_recording_of_class_tokens_is_judged_by_them():
     assert set(found.family.verdicts) == set(found.verdicts) - {found.primary}
     assert found.primary == "layers 0-3, only cls tokens"
     kept = evaluate_faithfulness(clt, task)
+    with replace_mlps(tower, clt, tokens="cls"):
+        whole = zero_shot(tower, images[:20], CLASS_NAMES, TEMPLATES, labels=labels[:20])
+    assert kept.without[0].accuracy_network == whole.accuracy  # of class tokens alone
     assert set(kept.contributions) == {"cls"}
     assert kept.without[3].cells == kept.without_anywhere[3].cells
     assert set(kept.without) == set(kept.without_anywhere) == set(range(4))
