@@ -17,6 +17,7 @@ from probinterp.criticism.proxy_result import ProxyCheckResult
 from probinterp.criticism.token_layout import PATCH, TokenLayout
 from probinterp.inference import predictive_draws
 from probinterp.jobs.clt_code_checks import is_uncertain
+from probinterp.jobs.clt_evaluation import chosen_images
 from probinterp.models import ActivationBatch
 from probinterp.reporting import Figure, Section, Table, plot_proxy_checks
 from probinterp.vision import ActivationData
@@ -42,7 +43,8 @@ def check_proxies(
     most 2^25. A
     cell is ``flagged`` where it rejects at 5 % over all discrepancies and cells of the proxy.
     """
-    known, new = _some(calibration, MOST_CALIBRATION, seed), _some(heldout, MOST_IMAGES, seed)
+    known = calibration.images(chosen_images(calibration, MOST_CALIBRATION, seed))
+    new = heldout.images(chosen_images(heldout, MOST_IMAGES, seed))
     tables = []
     for name, proxy in proxies.items():
         if is_uncertain(proxy) and len(new) * proxy.n_layers * proxy.n_latents <= MOST_CODES:
@@ -147,12 +149,6 @@ def _panel(table: pd.DataFrame, name: str) -> Any:
         cells=[c if c.startswith("layer") else f"all layers, {c}" for c in columns],
         title=name,
     )
-
-
-def _some(data: ActivationData, n: int, seed: int) -> ActivationData:
-    """At most n images, drawn at random: neighbours are often of one class."""
-    order = torch.randperm(data.n_images, generator=torch.Generator().manual_seed(seed))
-    return data.images(order[:n].sort().values)
 
 
 def _predicted(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probinterp.criticism import TokenLayout, drift_check, rate_check
-from probinterp.jobs.clt_evaluation import Task
+from probinterp.jobs.clt_evaluation import Task, chosen_images
 from probinterp.models import CrossLayerTranscoder
 from probinterp.reporting import Section, Table
 from probinterp.vision import replace_mlps, zero_shot
@@ -44,8 +44,7 @@ def check_codes(clt: CrossLayerTranscoder, task: Task, seed: int = 0) -> CodeChe
 
     At most 100 held-out images, drawn at random; 39 draws.
     """
-    order = torch.randperm(task.data.n_images, generator=torch.Generator().manual_seed(seed))
-    index = order[:MOST_IMAGES].sort().values
+    index = chosen_images(task.data, MOST_IMAGES, seed)
     return CodeChecks(_rates(clt, task, index), _drift(clt, task, index, seed))
 
 

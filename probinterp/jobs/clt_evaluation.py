@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from probinterp.criticism.comparison import (
     Bootstrap,
@@ -170,6 +171,12 @@ class Faithfulness(NamedTuple):
     deletion: dict[str, Curve]
     insertion: dict[str, Curve]
     accuracy_network: float
+
+
+def chosen_images(data: ActivationData, most: int, seed: int) -> Tensor:
+    """Places of at most so many images, drawn at random: neighbours are often of one class."""
+    order = torch.randperm(data.n_images, generator=torch.Generator().manual_seed(seed))
+    return order[:most].sort().values
 
 
 def classification(
